@@ -1,0 +1,1 @@
+../../src/stillhouse/__init__.py

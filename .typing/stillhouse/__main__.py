@@ -1,0 +1,1 @@
+../../src/stillhouse/__main__.py
