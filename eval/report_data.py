@@ -1,0 +1,194 @@
+"""What a report shows, as plain frozen data. Strings are untrusted: `report.py` escapes them all.
+
+A score is a fraction in [0, 1] where `percent` is true and shown times 100; else it is shown as it is. NaN or None is
+shown as a dash.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .pictures import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A value and, where known, the ends of its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`go` None means undecided; `line` is the sentence after GO / NO-GO; `rule` says what had to hold."""
+
+    go: bool | None
+    line: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedData:
+    """The data the student was judged on; `split_rule` says how train and test were told apart."""
+
+    name: str
+    num_train: int
+    num_test: int
+    split_rule: str
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """One row of the retention table: share and gap closed as fractions, gain in the unit of the score."""
+
+    probe: str
+    metric: str
+    teacher: Score
+    student: Score
+    untrained: Score | None = None
+    share: float | None = None
+    gap_closed: float | None = None
+    gain: Score | None = None
+    percent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCurve:
+    """One objective ("token", "feature", "patch", "total") at some steps; both sequences have one length."""
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedScores:
+    """One probe of one encoder over the table's seeds; `mean` carries the t-interval."""
+
+    probe: str
+    encoder: str
+    scores: tuple[float, ...]
+    mean: Score
+    percent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedTable:
+    """Scores per seed; every row has one score per seed, in this order."""
+
+    seeds: tuple[int, ...]
+    rows: tuple[SeedScores, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PictureRow:
+    """One view: its pixels uint8 [h, w, 3] and one PCA map uint8 [rows, columns, 3] per encoder."""
+
+    key: str
+    view: int
+    pixels: Pixels
+    maps: tuple[Pixels, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSheet:
+    """Example views; `encoders` names the maps of every row, in order.
+
+    The page recolours the maps of the others to match the first one's (`match_colours`) and says so.
+    """
+
+    encoders: tuple[str, ...]
+    rows: tuple[PictureRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFacts:
+    """One column of the store; `codec` and `bytes_per_token` only for features."""
+
+    name: str
+    num_bytes: int
+    bytes_per_token: float | None = None
+    codec: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A sample that was left out, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFacts:
+    """The store the student was trained from; `path` is shown as given."""
+
+    path: str
+    store_id: str
+    format_version: str
+    num_samples: int
+    num_blocks: int
+    num_views: int
+    content_digest: str
+    columns: tuple[ColumnFacts, ...]
+    quarantined: tuple[Quarantined, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherFacts:
+    """A frozen encoder by name and by hashes."""
+
+    name: str
+    model: str
+    weights_hash: str
+    preprocessing: str
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentFacts:
+    """The student and how it was trained."""
+
+    model: str
+    num_params: int
+    num_steps: int
+    images_per_s: float | None
+    checkpoint_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One line of the ledger; `once` = paid once per store, not again for the next student.
+
+    `num_images` counts views where a stage handles views. `note` is for "skipped: already there" and the like.
+    """
+
+    name: str
+    seconds: float
+    num_images: int | None = None
+    once: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything on the page. What is None or empty has no section."""
+
+    title: str
+    run_name: str
+    verdict: Verdict
+    judged: JudgedData
+    probes: tuple[ProbeResult, ...]
+    curves: tuple[LossCurve, ...] = ()
+    seeds: SeedTable | None = None
+    pictures: PictureSheet | None = None
+    store: StoreFacts | None = None
+    teachers: tuple[TeacherFacts, ...] = ()
+    student: StudentFacts | None = None
+    costs: tuple[StageCost, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config_text: str = ""
+    created: str = ""

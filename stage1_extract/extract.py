@@ -1,0 +1,170 @@
+"""`extract`: the one pass of the teacher over the views of a store. The only step that needs the teacher.
+
+For every block and view that is not decided yet: replay or draw the view's parameters, render its pixels, run the
+teacher, encode its tokens, commit. Whatever is decided is never done again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stillhouse.core.config import parse_config
+from stillhouse.core.errors import CorruptError
+from stillhouse.core.events import Reporter
+from stillhouse.storage import layout
+from stillhouse.storage.codecs import fit_codec
+from stillhouse.storage.decode import decode
+from stillhouse.storage.seal import Seal, seal
+from stillhouse.storage.specs import TRAIN
+from stillhouse.storage.store import Store
+from stillhouse.storage.views import FIELDS, render, view_hash
+from stillhouse.storage.writer import commit_codecs, commit_features, commit_view
+
+from .config import ExtractConfig, TeacherConfig
+from .policies import ViewPolicyConfig, draw
+from .teachers import Teacher
+
+FIT_ROWS = 256
+READ_AHEAD = 3
+"""Batches that are rendered while the teacher works on an earlier one."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractResult:
+    """What `extract` did for one teacher."""
+
+    num_units_written: int
+    num_units_found: int
+    num_images: int
+    seconds: float
+    seal: Seal
+
+
+def undecided(store: Store, teacher: str) -> list[tuple[int, int]]:
+    """The (block, view) units of a teacher that are still to do, publishing any that a crash left half-way."""
+    units = [(b, v) for b in store.plan.blocks_of(TRAIN) for v in range(store.spec.num_views)]
+    todo = [(b, v) for b, v in units if not store.done(layout.features_unit(teacher, v, b))]
+    return todo if store.done(layout.codecs_unit(teacher)) else units
+
+
+def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: Reporter) -> ExtractResult:
+    """Write every missing unit of one teacher, then seal the store.
+
+    Raises:
+        SpecMismatchError: the store holds another teacher, or another setting of it, under that name.
+        CorruptError: a view renders to other pixels than were recorded: another Pillow or damaged images.
+    """
+    num_units = len(store.plan.blocks_of(TRAIN)) * store.spec.num_views
+    record = store.record(layout.codecs_unit(config.name))
+    if record is not None and record.facts["config"] == identity(config) and not undecided(store, config.name):
+        return ExtractResult(0, num_units, 0, 0.0, seal(store))
+    policy = parse_config(ViewPolicyConfig, store.spec.views, where=f"spec of {store.root}")
+    teacher = Teacher(config, view_size=policy.size, device=run.device)
+    store.add_teacher(teacher.spec)
+    todo = undecided(store, config.name)
+    with ThreadPoolExecutor(run.threads, "render") as pool:
+        extractor = _Extractor(store, teacher, policy, pool)
+        extractor.fit_codecs()
+        total = sum(len(store.good_rows(block)) for block, _ in todo)
+        with reporter.task(f"extract {config.name}", total) as task:
+            for block, view in todo:
+                extractor.run_unit(block, view, task.advance)
+                reporter.event("block", step="extract", teacher=config.name, block=block, view=view)
+    return ExtractResult(len(todo), num_units - len(todo), task.done, task.seconds, seal(store))
+
+
+def identity(config: TeacherConfig) -> dict[str, Any]:
+    """What of a teacher's config decides its features; the batch size does not."""
+    return config.model_dump(mode="json", exclude={"batch", "licence"})
+
+
+def channel_statistics(tokens_NTD: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+    """`mean` and `std` of every channel over all tokens, float32 [D] each, for objectives that standardise targets."""
+    flat = tokens_NTD.reshape(-1, tokens_NTD.shape[-1]).astype(np.float64)
+    return {"mean": flat.mean(axis=0).astype(np.float32), "std": flat.std(axis=0).astype(np.float32)}
+
+
+class _Extractor:
+    """The pieces that one unit after the other shares."""
+
+    def __init__(self, store: Store, teacher: Teacher, policy: ViewPolicyConfig, pool: ThreadPoolExecutor) -> None:
+        self._store, self._teacher, self._policy, self._pool = store, teacher, policy, pool
+
+    def fit_codecs(self) -> None:
+        """Fit and commit the codecs on the first rows of the first block, unless they are there."""
+        store, spec = self._store, self._teacher.spec
+        if store.done(layout.codecs_unit(spec.name)):
+            return
+        block = next(b for b in store.plan.blocks_of(TRAIN) if len(store.good_rows(b)))
+        rows = store.good_rows(block)[:FIT_ROWS]
+        params = self._draw(block, 0)
+        batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]
+        sample = {level: np.concatenate([batch[level] for batch in batches]) for level in spec.levels}
+        codecs = {level: fit_codec(spec.codec, tokens) for level, tokens in sample.items()}
+        statistics = {level: channel_statistics(tokens) for level, tokens in sample.items()}
+        facts = {"fitted_on": {"block": block, "view": 0, "rows": len(rows)}, "config": identity(self._teacher.config)}
+        commit_codecs(store, spec, codecs, statistics, facts)
+
+    def run_unit(self, block: int, view: int, advance: Callable[[int], None]) -> None:
+        """Render, encode and commit one view of one block."""
+        store, name = self._store, self._teacher.spec.name
+        codecs = {level: store.codec(name, level) for level in self._teacher.spec.levels}
+        rows = store.good_rows(block)
+        params = self._draw(block, view)
+        codes: dict[str, list[npt.NDArray[Any]]] = {level: [] for level in codecs}
+        hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
+        done = 0
+        for pixels in self._rendered(block, rows, params):
+            hashes[rows[done : done + len(pixels)]] = [max(view_hash(one), 1) for one in pixels]
+            for level, tokens_BTD in self._teacher(pixels).items():
+                codes[level].append(codecs[level].encode(tokens_BTD))
+            done += len(pixels)
+            advance(len(pixels))
+        self._commit_view(block, view, params, hashes)
+        together = {level: np.concatenate(batches) for level, batches in codes.items()}
+        commit_features(store, name, view, block, together, rows, {})
+
+    def _draw(self, block: int, view: int) -> npt.NDArray[np.int32]:
+        """int32 [rows, P]: the parameters of a view, as recorded or else as the policy draws them."""
+        if self._store.done(layout.views_unit(view, block)):
+            return self._store.view_params(view, block)
+        drawn = np.full((self._store.plan.blocks[block].num_rows, len(FIELDS)), layout.MISSING_PARAM, np.int32)
+        for i, sample in enumerate(self._store.samples(block)):
+            if sample.reason is None:
+                drawn[i] = draw(self._policy, sample.key, sample.width, sample.height, view)
+        return drawn
+
+    def _commit_view(
+        self, block: int, view: int, params: npt.NDArray[np.int32], hashes: npt.NDArray[np.uint64]
+    ) -> None:
+        """Record the view, or compare its pixels with the record."""
+        store = self._store
+        if not store.done(layout.views_unit(view, block)):
+            commit_view(store, view, block, params, hashes)
+        wrong = np.flatnonzero(store.view_hashes(view, block) != hashes)
+        if len(wrong):
+            key = store.samples(block)[int(wrong[0])].key
+            message = f"view {view} of {key!r} ({len(wrong)} in block {block}) renders to other pixels than recorded"
+            raise CorruptError(message, hint="compare the Pillow version with the one that made the store")
+
+    def _rendered(self, block: int, rows: npt.NDArray[np.int64], params: npt.NDArray[np.int32]) -> Iterator[Pixels]:
+        """uint8 [B, size, size, 3] of the rows in order, rendered ahead of their use in threads."""
+        batch, size = self._teacher.config.batch, self._policy.size
+
+        def one(row: int) -> Pixels:
+            return render(decode(self._store.image_bytes(block, row)), params[row], size)
+
+        waiting: deque[Any] = deque()
+        for start in range(0, len(rows), batch):
+            waiting.append([self._pool.submit(one, int(row)) for row in rows[start : start + batch]])
+            if len(waiting) > READ_AHEAD:
+                yield np.stack([future.result() for future in waiting.popleft()])
+        while waiting:
+            yield np.stack([future.result() for future in waiting.popleft()])

@@ -1,0 +1,142 @@
+"""The loader: batches of codes and rendered pixels, in the order of training, ahead of their use.
+
+Codes come whole shards at a time, through the direct reader, verified. Pixels are replayed from the stored images and
+parameters in threads (PIL releases the interpreter lock) and kept in memory as far as they fit, since a view that
+comes back in a later epoch has the same pixels.
+
+Legend: B batch, T tokens, C codes a token, S side of the student's input.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from stillhouse.core.pixels import resize_pixels
+from stillhouse.storage.decode import decode
+from stillhouse.storage.specs import TRAIN
+from stillhouse.storage.store import Store
+from stillhouse.storage.views import render
+
+from .config import DistillConfig
+from .order import Window, epoch_windows, num_steps, view_of
+
+READ_AHEAD = 4
+
+Pixels = npt.NDArray[np.uint8]
+Codes = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """uint8 pixels [B, S, S, 3], codes per level [B, T, C], and which (block, row) they are, int64 [B, 2]."""
+
+    pixels_BSSC: Pixels
+    codes: Mapping[str, Codes]
+    pairs: npt.NDArray[np.int64]
+
+
+class Loader:
+    """Batches of one store, teacher and student input size. Use as a context manager: it owns threads."""
+
+    def __init__(self, store: Store, teacher: str, config: DistillConfig, image_size: int) -> None:
+        self._store, self._teacher, self._config, self._size = store, teacher, config, image_size
+        self._levels = tuple(store.teacher(teacher).levels)
+        self._rows = [(block, store.good_rows(block)) for block in store.plan.blocks_of(TRAIN)]
+        self.num_rows = sum(len(rows) for _, rows in self._rows)
+        self.steps_per_epoch = num_steps(self.num_rows, config.batch)
+        self._pool = ThreadPoolExecutor(config.threads, "loader")
+        self._cache: dict[tuple[int, int, int], Pixels] = {}
+        self._cache_room = config.pixel_cache_mb * 2**20 // (image_size * image_size * 3)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on: what an undisturbed run would see there."""
+        view = view_of(epoch, self._store.spec.num_views)
+        windows = epoch_windows(
+            self._rows, seed=self._config.seed, epoch=epoch, window_blocks=self._config.window_blocks
+        )
+        waiting: deque[Future[Batch]] = deque()
+        for pieces in self._batches(windows, view, start):
+            waiting.append(self._pool.submit(self._make, view, pieces))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _batches(self, windows: list[Window], view: int, start: int) -> Iterator[list["_Piece"]]:
+        """The rows of each batch as pieces of the windows they come from; a batch may span two windows."""
+        batch, step, first_needed = self._config.batch, 0, start * self._config.batch
+        pieces: list[_Piece] = []
+        have = seen = 0
+        for window in windows:
+            if seen + len(window.pairs) <= first_needed:
+                have = (have + len(window.pairs)) % batch
+                seen += len(window.pairs)
+                step = seen // batch
+                continue
+            codes = self._pool.submit(self._window_codes, window, view)
+            position = 0
+            while position < len(window.pairs):
+                take = min(batch - have, len(window.pairs) - position)
+                if seen >= first_needed:
+                    pieces.append(_Piece(codes, window.pairs, position, position + take))
+                position, have, seen = position + take, have + take, seen + take
+                if have == batch:
+                    if step >= start:
+                        yield pieces
+                    pieces, have, step = [], 0, step + 1
+
+    def _window_codes(self, window: Window, view: int) -> dict[str, Codes]:
+        """Codes of a window's rows in their shuffled order, read block by block in file order."""
+        found: dict[str, Codes] = {}
+        for level in self._levels:
+            together: Codes | None = None
+            for block in window.blocks:
+                where = np.flatnonzero(window.pairs[:, 0] == block)
+                in_file_order = where[np.argsort(window.pairs[where, 1])]
+                codes = self._store.codes(self._teacher, level, view, block, window.pairs[in_file_order, 1])
+                if together is None:
+                    together = np.empty((len(window.pairs), *codes.shape[1:]), codes.dtype)
+                together[in_file_order] = codes
+            assert together is not None
+            found[level] = together
+        return found
+
+    def _make(self, view: int, pieces: list["_Piece"]) -> Batch:
+        pairs = np.concatenate([piece.pairs[piece.start : piece.stop] for piece in pieces])
+        parts = [(piece.codes.result(), slice(piece.start, piece.stop)) for piece in pieces]
+        codes = {level: np.concatenate([part[level][rows] for part, rows in parts]) for level in self._levels}
+        pixels = np.stack([self._pixels(view, int(block), int(row)) for block, row in pairs])
+        return Batch(pixels, codes, pairs)
+
+    def _pixels(self, view: int, block: int, row: int) -> Pixels:
+        """uint8 [S, S, 3] of one view at the student's size."""
+        key = (view, block, row)
+        kept = self._cache.get(key)
+        if kept is None:
+            image = decode(self._store.image_bytes(block, row))
+            whole = render(image, self._store.view_params(view, block)[row], self._store.spec.view_size)
+            kept = resize_pixels(whole[None], self._size)[0]
+            if len(self._cache) < self._cache_room:
+                self._cache[key] = kept
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows [start, stop) of a window."""
+
+    codes: "Future[dict[str, Codes]]"
+    pairs: npt.NDArray[np.int64]
+    start: int
+    stop: int

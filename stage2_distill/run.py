@@ -1,0 +1,171 @@
+"""`distill`: train one student from a store. No teacher, no original data, no network."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.config import Config
+from stillhouse.core.errors import SpecMismatchError, UsageError
+from stillhouse.core.events import Reporter
+from stillhouse.storage.commit import canonical_json, read_json, replace_file
+from stillhouse.storage.seal import latest_seal
+from stillhouse.storage.specs import TeacherSpec, spec_differences
+from stillhouse.storage.store import Store
+
+from .checkpoint import load_checkpoint, save_checkpoint, truncate_jsonl
+from .config import DistillConfig
+from .export import export_student, timm_config
+from .loader import Batch, Loader
+from .metrics import MetricsLog
+from .trainer import Trainer
+
+RESULT = "result.json"
+STUDENT = "student"
+
+
+class DistillResult(Config):
+    """What a finished run says about itself; kept as `result.json` in its folder."""
+
+    name: str
+    config: dict[str, Any]
+    config_digest: str
+    store_sha256: str
+    teacher: str
+    num_steps: int
+    num_parameters: int
+    image_size: int
+    weights_sha256: str
+    seconds: float
+    images_per_second: float
+    last_losses: dict[str, float]
+    student: str
+    """Folder of the exported student, relative to the run's."""
+
+
+def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporter) -> tuple[DistillResult, bool]:
+    """Train a student to the end, or find it finished; (result, whether anything was done).
+
+    Raises:
+        UsageError: no such teacher, too few samples for a batch, a student whose grid is not the teacher's.
+        SpecMismatchError: `folder` holds a run of another config or on other features.
+    """
+    spec = _pick_teacher(store, config.teacher)
+    sealed = latest_seal(store.root)
+    if sealed is None:
+        raise UsageError(
+            f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
+        )
+    identity = {"config": config.model_dump(mode="json"), "store_sha256": sealed.content_sha256, "teacher": spec.name}
+    finished = _finished(folder, identity)
+    if finished is not None:
+        return finished, False
+    trainer = Trainer(config, store, spec)
+    with Loader(store, spec.name, config, trainer.student.image_size) as loader:
+        if loader.steps_per_epoch == 0:
+            message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
+            raise UsageError(message, hint="make distill.batch smaller")
+        trainer.begin(loader.steps_per_epoch)
+        _resume(trainer, folder, identity, reporter)
+        seconds = _train(trainer, loader, folder, identity, reporter)
+    result = _finish(trainer, spec, folder, identity, seconds)
+    return result, True
+
+
+def _train(trainer: Trainer, loader: Loader, folder: Path, identity: dict[str, Any], reporter: Reporter) -> float:
+    """The loop: batch, step, log, checkpoint. Returns the seconds it took, those of earlier sittings included."""
+    config, total = trainer.config, trainer.num_steps
+    earlier, begin = trainer.seconds, time.monotonic()
+    with MetricsLog(folder, trainer.step) as log, reporter.task(f"distill {config.name}", total * config.batch) as task:
+        task.resume(trainer.step * config.batch)
+        waited = time.monotonic()
+        for batch in _batches(loader, trainer.step, total):
+            wait_s = time.monotonic() - waited
+            losses = trainer.train_step(batch)
+            trainer.seconds = earlier + time.monotonic() - begin
+            if trainer.step % config.log_steps == 0 or trainer.step == total:
+                shown = log.write(trainer.step, trainer.lr, losses, wait_s)
+                task.advance(0, f"loss {shown:.4f}")
+            if trainer.step % config.checkpoint_steps == 0 and trainer.step < total:
+                save_checkpoint(folder / "checkpoints", trainer.step, trainer.checkpoint(identity))
+            task.advance(config.batch)
+            waited = time.monotonic()
+    return trainer.seconds
+
+
+def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:
+    """Batches of step `first` to the last one."""
+    for epoch in range(first // loader.steps_per_epoch, -(-total // loader.steps_per_epoch)):
+        start = max(0, first - epoch * loader.steps_per_epoch)
+        yield from loader.epoch(epoch, start=start)
+
+
+def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
+    if name is not None:
+        return store.teacher(name)
+    teachers = store.teachers()
+    if len(teachers) != 1:
+        known = ", ".join(teacher.name for teacher in teachers) or "none"
+        raise UsageError(
+            f"store {store.root} has {len(teachers)} teachers ({known})", hint="name one as distill.teacher"
+        )
+    return teachers[0]
+
+
+def _finished(folder: Path, identity: dict[str, Any]) -> DistillResult | None:
+    body = read_json(folder / RESULT)
+    if body is None:
+        return None
+    result = DistillResult.model_validate(body)
+    _require_same(
+        folder, {"config": result.config, "store_sha256": result.store_sha256, "teacher": result.teacher}, identity
+    )
+    return result
+
+
+def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    differences = list(spec_differences(stored, asked))
+    if differences:
+        message = f"run {folder} was made with another setting: {'; '.join(differences)}"
+        raise SpecMismatchError(message, hint="name the new run otherwise (distill.name), or remove the folder")
+
+
+def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: Reporter) -> None:
+    found, damaged = load_checkpoint(folder / "checkpoints")
+    for path in damaged:
+        reporter.say(f"checkpoint {path} is damaged and not used")
+    if found is not None:
+        _require_same(folder, found.facts["identity"], identity)
+        trainer.restore(found)
+        reporter.say(f"distill {trainer.config.name}: going on from step {trainer.step:,} of {trainer.num_steps:,}")
+    truncate_jsonl(folder / "metrics.jsonl", trainer.step)
+
+
+def _finish(
+    trainer: Trainer, spec: TeacherSpec, folder: Path, identity: dict[str, Any], seconds: float
+) -> DistillResult:
+    """Export the student, then write the result, whose presence says that the run is finished."""
+    config = trainer.config
+    card = {**identity, "teacher_spec": spec.model_dump(mode="json"), "num_steps": trainer.num_steps}
+    described = timm_config(trainer.student, spec.preprocessing.mean, spec.preprocessing.std)
+    sha256 = export_student(folder / STUDENT, trainer.student_weights(), described, card)
+    if config.ema > 0:
+        export_student(folder / f"{STUDENT}-ema", trainer.ema_weights(), described, card)
+    images = trainer.num_steps * config.batch
+    result = DistillResult(
+        name=config.name,
+        config=identity["config"],
+        config_digest=config.digest(),
+        store_sha256=identity["store_sha256"],
+        teacher=spec.name,
+        num_steps=trainer.num_steps,
+        num_parameters=sum(p.numel() for p in trainer.student.encoder.parameters()),
+        image_size=trainer.student.image_size,
+        weights_sha256=sha256,
+        seconds=seconds,
+        images_per_second=images / max(seconds, 1e-9),
+        last_losses=trainer.last_losses,
+        student=STUDENT,
+    )
+    replace_file(folder / RESULT, canonical_json(result.model_dump(mode="json")))
+    return result

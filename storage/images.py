@@ -1,0 +1,69 @@
+"""Encoded images of a block in one WebDataset tar; members are read by offset, never by scanning."""
+
+import os
+import tarfile
+import weakref
+from pathlib import Path
+
+from stillhouse.core.errors import CorruptError, MissingError
+
+from .shards import crc32c
+
+SECTOR = 512
+
+
+def member_header(name: str, num_bytes: int) -> bytes:
+    """The 512-byte USTAR header of a regular file: fixed time, owner and mode, so that equal images give equal tars."""
+    info = tarfile.TarInfo(name)
+    info.size = num_bytes
+    info.mode = 0o644
+    return info.tobuf(format=tarfile.USTAR_FORMAT)
+
+
+def padding(num_bytes: int) -> bytes:
+    """Zeros up to the next sector."""
+    return bytes(-num_bytes % SECTOR)
+
+
+def tar_end() -> bytes:
+    """The two empty sectors that end a tar."""
+    return bytes(2 * SECTOR)
+
+
+class TarLayout:
+    """Hands out the chunks of a tar member by member and remembers where payloads begin."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def member(self, name: str, payload: bytes) -> tuple[int, list[bytes]]:
+        """(offset of the payload, chunks to write) for the next member."""
+        header = member_header(name, len(payload))
+        offset = self.position + len(header)
+        chunks = [header, payload, padding(len(payload))]
+        self.position += sum(len(chunk) for chunk in chunks)
+        return offset, chunks
+
+
+class ImageReader:
+    """Members of one block's tar by (offset, length, crc32c). Thread-safe."""
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise MissingError(f"images {path} are not there", hint="run `stillhouse verify` on the store") from None
+        size = os.fstat(self._fd).st_size
+        if size != num_bytes:
+            os.close(self._fd)
+            raise CorruptError(f"{path} has {size} bytes, its record says {num_bytes}", hint="run `stillhouse verify`")
+        self.close = weakref.finalize(self, os.close, self._fd)
+
+    def read(self, offset: int, length: int, crc: int, key: str) -> bytes:
+        """The encoded bytes of one image, checked against the index."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) != length or crc32c(data) != crc:
+            hint = "run `stillhouse verify` on the store"
+            raise CorruptError(f"image {key!r} at offset {offset} of {self.path} does not match its crc32c", hint=hint)
+        return data

@@ -1,0 +1,73 @@
+"""The sample index: one Parquet file a block, one row a sample, checksummed pages."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stillhouse.core.errors import CorruptError, MissingError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("reason", pa.string()),  # null = a good sample; else why it is in quarantine
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("format", pa.string()),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("crc32c", pa.uint32(), nullable=False),
+        pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("pixel_hash", pa.uint64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One sample of a block. A quarantined one has a `reason` and no bytes in the tar (offset -1)."""
+
+    key: str
+    label: str | None
+    reason: str | None
+    width: int
+    height: int
+    format: str | None
+    offset: int
+    length: int
+    crc32c: int
+    source_sha256: str
+    pixel_hash: int
+
+
+def encode_index(rows: Sequence[SampleRow]) -> bytes:
+    """The Parquet bytes of a block's rows."""
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(SampleRow)}
+    sink = io.BytesIO()
+    table = pa.table(columns, schema=SCHEMA)
+    pq.write_table(
+        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=["label", "reason", "format"]
+    )
+    return sink.getvalue()
+
+
+def read_index(path: Path) -> list[SampleRow]:
+    """Every row of a block's index, page checksums verified.
+
+    Raises:
+        MissingError, CorruptError: no such file, or not the bytes that were written.
+    """
+    hint = "run `stillhouse verify` on the store"
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, memory_map=False, use_threads=False)
+    except FileNotFoundError:
+        raise MissingError(f"index {path} is not there", hint=hint) from None
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptError(f"index {path} cannot be read: {' '.join(str(error).split())[:200]}", hint=hint) from error
+    if not table.schema.equals(SCHEMA):
+        raise CorruptError(f"index {path} has other columns than format 1", hint=hint)
+    return [SampleRow(**row) for row in table.to_pylist()]

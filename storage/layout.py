@@ -1,0 +1,132 @@
+"""Where everything lives in a store: names and Zarr metadata. Pure functions, no disk.
+
+Legend: V views, N rows (blocks x block_samples), T tokens, C codes a token, P view parameters.
+"""
+
+import re
+from typing import Any
+
+from stillhouse.core.errors import UsageError
+
+FORMAT_VERSION = 1
+LOG = "_log"
+STAGE = "_stage"
+SPEC = f"{LOG}/spec.json"
+PLAN = f"{LOG}/plan.json"
+SEALS = f"{LOG}/seal"
+
+MISSING_PARAM = -(2**31)
+"""Reserved int32: no view parameter has this value."""
+MISSING_HASH = 0
+"""Reserved uint64: a hash that comes out as 0 is stored as 1."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+def check_name(name: str, what: str) -> str:
+    """`name` if it can name a teacher or a run on disk, else UsageError."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(f"{what} name {name!r}", hint="use 1-64 of a-z, 0-9, '_', '-', '.', starting with a-z or 0-9")
+    return name
+
+
+def block_name(block: int) -> str:
+    return f"{block:06d}"
+
+
+def images_path(block: int) -> str:
+    return f"images/{block_name(block)}.tar"
+
+
+def index_path(block: int) -> str:
+    return f"index/{block_name(block)}.parquet"
+
+
+def params_chunk(view: int, block: int) -> str:
+    return f"views/params/c/{view}/{block}/0"
+
+
+def hash_chunk(view: int, block: int) -> str:
+    return f"views/hash/c/{view}/{block}"
+
+
+def features_array(teacher: str, level: str) -> str:
+    return f"features/{teacher}/{level}"
+
+
+def features_chunk(teacher: str, level: str, view: int, block: int) -> str:
+    return f"{features_array(teacher, level)}/c/{view}/{block}/0/0"
+
+
+def codec_group(teacher: str, level: str) -> str:
+    return f"features/{teacher}/codecs/{level}"
+
+
+def teacher_path(teacher: str) -> str:
+    return f"{LOG}/teachers/{teacher}.json"
+
+
+def record_path(unit: str) -> str:
+    """The decision record of a unit of work."""
+    return f"{LOG}/units/{unit}.json"
+
+
+def images_unit(block: int) -> str:
+    return f"images/{block_name(block)}"
+
+
+def views_unit(view: int, block: int) -> str:
+    return f"views/{view:03d}/{block_name(block)}"
+
+
+def features_unit(teacher: str, view: int, block: int) -> str:
+    return f"features/{teacher}/{view:03d}/{block_name(block)}"
+
+
+def codecs_unit(teacher: str) -> str:
+    return f"codecs/{teacher}"
+
+
+def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """zarr.json of a Zarr v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes or {}}
+
+
+def array_metadata(
+    *,
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    dtype: str,
+    fill_value: float | str,
+    dimension_names: tuple[str, ...],
+    inner_chunk: tuple[int, ...] | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """zarr.json of a Zarr v3 array whose every chunk carries a crc32c.
+
+    With `inner_chunk` the array is sharded: `chunk` is the shard, and the shard index sits at the end of the file.
+    """
+    endian = {} if dtype in ("int8", "uint8") else {"configuration": {"endian": "little"}}
+    bytes_and_crc = [{"name": "bytes", **endian}, {"name": "crc32c"}]
+    index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    sharded = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": list(inner_chunk or ()),
+            "codecs": bytes_and_crc,
+            "index_codecs": index_codecs,
+            "index_location": "end",
+        },
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill_value,
+        "codecs": [sharded] if inner_chunk else bytes_and_crc,
+        "dimension_names": list(dimension_names),
+        "attributes": attributes or {},
+    }
