@@ -50,7 +50,11 @@ class ExtractResult:
 def undecided(store: Store, teacher: str) -> list[tuple[int, int]]:
     """The (block, view) units of a teacher that are still to do, publishing any that a crash left half-way."""
     units = [(b, v) for b in store.plan.blocks_of(TRAIN) for v in range(store.spec.num_views)]
-    todo = [(b, v) for b, v in units if not store.done(layout.features_unit(teacher, v, b))]
+    todo = [
+        (b, v)
+        for b, v in units
+        if not (store.done(layout.features_unit(teacher, v, b)) and store.done(layout.views_unit(v, b)))
+    ]
     return todo if store.done(layout.codecs_unit(teacher)) else units
 
 

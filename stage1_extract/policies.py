@@ -23,7 +23,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import DataError, UsageError
 from stillhouse.core.rng import Q16, Draws, log_uniform_table, seed_bytes
 from stillhouse.storage.view_ops import IDENTITY
-from stillhouse.storage.views import FIELDS
+from stillhouse.storage.views import FIELDS, center_params
 
 from .rand_augment import rand_augment
 
@@ -146,9 +146,7 @@ _WHOLE: _Row = (0, 0, 0, 0, 0)  # nothing erased
 
 
 def _center(rules: _Rules, draws: Draws, width: int, height: int) -> _Row:
-    """The central square that Resize(8/7 of the size) and CenterCrop(size) keep: 7/8 of the shorter side."""
-    side = max(1, (min(width, height) * 7 + 4) // 8)
-    return ((width - side) // 2, (height - side) // 2, side, side, *_PLAIN, *_WHOLE)
+    return center_params(width, height)
 
 
 def _crop_flip(rules: _Rules, draws: Draws, width: int, height: int) -> _Row:

@@ -1,7 +1,7 @@
 """The written rule by which image bytes become uint8 RGB pixels. Whoever follows it gets our pixels, bit for bit.
 
-1. Formats: JPEG, PNG, WebP, GIF, BMP, told by content; names do not matter. TIFF is refused: it is a family of some
-   thirty codecs, sample formats and page layouts, which no short rule covers and whose decoders are the ones attacked.
+1. Formats: JPEG, PNG, WebP, GIF, BMP, told by content; names do not matter. TIFF is refused: it is a family of codecs,
+   sample types and page layouts that no short rule covers, and its decoders have a long record of security holes.
 2. At most 256 MiB encoded and 64 megapixels, read from the header before a pixel is decoded.
 3. Frame 0 of an animation; the default image of an APNG.
 4. Gray of 16 bits is shifted right by 8 (PIL's own conversion clips it to white); colour of 16 bits likewise.

@@ -86,6 +86,15 @@ def render(
     return pixels_HWC
 
 
+def center_params(width: int, height: int) -> tuple[int, ...]:
+    """The P fields of the plain middle of an image: what Resize(8/7 of the size) and CenterCrop(size) keep.
+
+    That is the central square of 7/8 of the shorter side, nothing mirrored, changed or erased.
+    """
+    side = max(1, (min(width, height) * 7 + 4) // 8)
+    return ((width - side) // 2, (height - side) // 2, side, side, *(0 for _ in FIELDS[4:]))
+
+
 def erase_noise(
     seed: int, height: int, width: int, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.uint8]:

@@ -44,6 +44,14 @@ class StillhouseError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(error: type[StillhouseError], message: str, hint: str) -> StillhouseError:
+    """Errors cross process borders whole, hint included."""
+    return error(message, hint=hint)
+
 
 class UsageError(StillhouseError):
     """The command or the config is wrong."""

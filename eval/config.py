@@ -1,0 +1,34 @@
+"""The section `eval` of a pipeline."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stillhouse.core.config import Config
+
+from .knn import KnnConfig
+from .linear import LinearConfig
+from .logistic import LogisticConfig
+
+
+class EvalConfig(Config):
+    """Which probes judge a student, on which splits, by which metric."""
+
+    train: str = "train"
+    """Split whose labels the probes are fitted on."""
+    test: str = "test"
+    """Split they are judged on; no student was trained on it."""
+    metric: Literal["top1", "mean_per_class"] = "top1"
+    """`mean_per_class` weighs every class the same, however many images it has."""
+    knn: KnnConfig | None = KnnConfig()
+    linear: LinearConfig | None = LinearConfig()
+    logistic: LogisticConfig | None = LogisticConfig()
+    """Set a probe to null to leave it out."""
+    bootstrap: int = Field(default=1000, ge=100)
+    """Resamplings of the test images for the 95 % intervals."""
+    pictures: int = Field(default=6, ge=0, le=64)
+    """Rows of views and patch maps in the report."""
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    threads: int = Field(default=2, ge=1)
+    batch: int = Field(default=64, ge=1)

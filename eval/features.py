@@ -1,0 +1,113 @@
+"""Features of labelled images of a store: the plain middle of each image, through an encoder.
+
+Legend: N images, B batch, S side of a view, D width, T patches.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stillhouse.core.encoders import normalise, pick_device
+from stillhouse.core.errors import UsageError
+from stillhouse.core.pixels import resize_pixels
+from stillhouse.storage.decode import decode
+from stillhouse.storage.store import Store
+from stillhouse.storage.views import center_params, render
+
+from .config import EvalConfig
+from .probe import Features
+from .subjects import Subject
+
+LINEAR_BLOCKS = 4
+"""The linear probe reads the cls tokens of the last four blocks (DINOv2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """The images of one split that have a label: rendered once, read by every encoder."""
+
+    keys: tuple[str, ...]
+    labels_N: npt.NDArray[np.int64]
+    pixels_NSSC: npt.NDArray[np.uint8]
+
+
+def classes_of(store: Store) -> tuple[str, ...]:
+    """All labels in the store, sorted; their positions are the class numbers."""
+    blocks = range(len(store.plan.blocks))
+    return tuple(sorted({s.label for b in blocks for s in store.samples(b) if s.label is not None}))
+
+
+def labelled_images(store: Store, split: str, config: EvalConfig) -> LabelledImages:
+    """The labelled images of a split at the size of the views, uint8 [N, S, S, 3].
+
+    Raises:
+        UsageError: the store has no such split, or no labels in it.
+    """
+    splits = sorted({block.split for block in store.plan.blocks})
+    if split not in splits:
+        hint = f"splits: {', '.join(splits)}; ingest.split makes more, e.g. {{test: 0.2}}"
+        raise UsageError(f"store {store.root} has no split {split!r}", hint=hint)
+    number = {label: i for i, label in enumerate(classes_of(store))}
+    where = [(b, i) for b in store.plan.blocks_of(split) for i in store.good_rows(b)]
+    chosen = [(b, int(i)) for b, i in where if store.samples(b)[i].label is not None]
+    if not chosen:
+        raise UsageError(f"split {split!r} of store {store.root} has no labels", hint="probes need labelled images")
+    size = store.spec.view_size
+
+    def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        image = decode(store.image_bytes(*at))
+        return render(image, np.array(center_params(*image.size), np.int32), size)
+
+    with ThreadPoolExecutor(config.threads) as pool:
+        pixels = np.stack(list(pool.map(one, chosen)))
+    samples = [store.samples(b)[i] for b, i in chosen]
+    labels = np.array([number[str(sample.label)] for sample in samples], np.int64)
+    return LabelledImages(tuple(sample.key for sample in samples), labels, pixels)
+
+
+def encode_images(
+    subject: Subject,
+    images: LabelledImages,
+    num_classes: int,
+    config: EvalConfig,
+    advance: Callable[[int], None] = lambda num: None,
+) -> Features:
+    """What the probes read of one encoder, float32."""
+    device = pick_device(config.device)
+    encoder = subject.encoder.to(device)
+    cls: list[list[npt.NDArray[np.float32]]] = []
+    means: list[npt.NDArray[np.float32]] = []
+    for pixels in batches(images.pixels_NSSC, config.batch):
+        x_BCHW = _input(subject, pixels, device)
+        with torch.inference_mode():
+            blocks, patch_BTD = encoder.last_blocks(x_BCHW, LINEAR_BLOCKS)
+        cls.append([block.float().cpu().numpy() for block in blocks])
+        means.append(patch_BTD.mean(dim=1).float().cpu().numpy())
+        advance(len(pixels))
+    joined = tuple(np.concatenate(parts) for parts in zip(*cls, strict=True))
+    return Features(joined, np.concatenate(means), images.labels_N, num_classes)
+
+
+def patch_maps(
+    subject: Subject, pixels_NSSC: npt.NDArray[np.uint8], config: EvalConfig
+) -> tuple[list[npt.NDArray[np.float32]], tuple[int, int]]:
+    """Patch tokens [T, D] of each image, and the grid they lie on."""
+    device = pick_device(config.device)
+    with torch.inference_mode():
+        tokens = subject.encoder.to(device)(_input(subject, pixels_NSSC, device))
+    return list(tokens.patch_BTD.float().cpu().numpy()), tokens.grid
+
+
+def _input(subject: Subject, pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    seen = subject.preprocessing
+    return normalise(resize_pixels(pixels, seen.size), seen.mean, seen.std, device)
+
+
+def batches(pixels: npt.NDArray[np.uint8], batch: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Consecutive pieces of at most `batch` rows."""
+    for start in range(0, len(pixels), batch):
+        yield pixels[start : start + batch]

@@ -1,0 +1,247 @@
+"""The command line: one verb a step, and `run` for all of them.
+
+Exit codes: 0 done · 1 a fault of stillhouse · 2 wrong command, config or data · 3 another spec · 4 corrupt or missing
+bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quarantine · 8 stopped, run again to go on.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stillhouse.core.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_QUARANTINED, Preempted, StillhouseError, UsageError
+
+if TYPE_CHECKING:
+    from stillhouse.core.events import Reporter
+    from stillhouse.pipeline import PipelineConfig
+
+app = typer.Typer(
+    help="Run a vision teacher once, distil any number of students from the stored features.",
+    epilog="Exit codes: 0 done, 2 usage, 3 another spec, 4 corrupt, 5 busy, 6 resource, 7 quarantined samples, 8 stopped.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="A pipeline.yaml.")]
+OverridesArgument = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.")]
+StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Train and judge this many seeds, from distill.seed on.")]
+
+
+@app.command("run")
+def run_verb(
+    config: ConfigArgument, overrides: OverridesArgument = None, seeds: SeedsOption = None, as_json: JsonOption = False
+) -> None:
+    """Walk the whole way: ingest, extract, distill, eval, report. What is done already is left alone."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import summary
+        from stillhouse.pipeline import run
+
+        result = run(pipeline, _seeds(pipeline, seeds), reporter)
+        report = summary.write_report(pipeline, result, reporter)
+        if not as_json:
+            summary.print_table(result)
+        idle = not any(result.ledger.worked.values())
+        reporter.say(f"{'nothing to do, everything is there; ' if idle else ''}report: {report}")
+        code = EXIT_QUARANTINED if result.ingested.quarantined else EXIT_OK
+        return code, {**summary.as_json(result), "report": str(report), "nothing_to_do": idle}
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("ingest")
+def ingest_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+    """Read the source images into the store. The last step that needs the original data."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline import Ledger, run_ingest
+
+        _, result = run_ingest(pipeline, reporter, Ledger())
+        facts = {"samples": result.num_samples, "quarantined": result.quarantined, "store": str(pipeline.store_path)}
+        return (EXIT_QUARANTINED if result.quarantined else EXIT_OK), facts
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("extract")
+def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+    """Run the teachers over the views of the store. The only step that needs them."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline import Ledger, run_extract
+        from stillhouse.storage.seal import latest_seal
+        from stillhouse.storage.store import Store
+
+        run_extract(pipeline, Store.open(pipeline.store_path), reporter, Ledger())
+        sealed = latest_seal(pipeline.store_path)
+        assert sealed is not None
+        return EXIT_OK, {"store": str(pipeline.store_path), "content_sha256": sealed.content_sha256}
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("distill")
+def distill_verb(
+    config: ConfigArgument, overrides: OverridesArgument = None, seeds: SeedsOption = None, as_json: JsonOption = False
+) -> None:
+    """Train a student purely from the store: no teacher, no original data, no network."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline import Ledger, run_distill, student_folder
+        from stillhouse.storage.store import Store
+
+        chosen = _seeds(pipeline, seeds)
+        results = run_distill(pipeline, Store.open(pipeline.store_path), chosen, reporter, Ledger())
+        folders = [str(student_folder(pipeline, seed)) for seed in chosen]
+        for folder in folders:
+            reporter.say(f"student: {folder}/student")
+        facts = [result.model_dump(mode="json") for result in results]
+        return EXIT_OK, {"students": facts, "folders": folders}
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("eval")
+def eval_verb(
+    config: ConfigArgument, overrides: OverridesArgument = None, seeds: SeedsOption = None, as_json: JsonOption = False
+) -> None:
+    """Judge teacher, students and untrained students on the held-out images."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import summary
+        from stillhouse.pipeline import judge
+
+        result = judge(pipeline, _seeds(pipeline, seeds), reporter)
+        if not as_json:
+            summary.print_table(result)
+        return EXIT_OK, summary.as_json(result)
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("inspect")
+def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Say what is in a store: samples, views, teachers, sizes, quarantine. Reads metadata only."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import inspect_store, print_inspection
+
+        facts = inspect_store(store)
+        if not as_json:
+            print_inspection(facts)
+        return EXIT_OK, facts
+
+    _guarded(as_json, body)
+
+
+@app.command("verify")
+def verify_verb(
+    store: StoreArgument,
+    repair: Annotated[bool, typer.Option(help="Drop damaged units, so that the step that made them makes them again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every object of a store and compare it with its record."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import verify_store
+
+        return verify_store(store, repair, reporter)
+
+    _guarded(as_json, body)
+
+
+@app.command("models")
+def models_verb(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, or a pattern such as 'vit_*dinov2*'.")] = "",
+    pretrained: Annotated[bool, typer.Option(help="Only those with released weights, as teachers need.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the model names that teachers and students can have."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        import timm
+
+        wanted = pattern if "*" in pattern else f"*{pattern}*"
+        names = timm.list_models(wanted, pretrained=pretrained)
+        if not names:
+            raise UsageError(f"no model matches {pattern!r}", hint="try a shorter part of the name")
+        if not as_json:
+            for name in names:
+                typer.echo(name)
+        return EXIT_OK, {"models": names}
+
+    _guarded(as_json, body)
+
+
+def _seeds(pipeline: "PipelineConfig", num: int | None) -> list[int]:
+    first = pipeline.distill.seed
+    return list(range(first, first + (num or 1)))
+
+
+def _with_config(
+    path: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    body: Callable[["PipelineConfig", "Reporter"], tuple[int, dict[str, Any]]],
+) -> None:
+    """Load the pipeline, keep its resolved form beside the output, and run a verb on it."""
+
+    def loaded(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.core.config import load_config
+        from stillhouse.pipeline import PipelineConfig, save_resolved
+
+        pipeline = load_config(PipelineConfig, path, overrides or [])
+        save_resolved(pipeline)
+        reporter.open_events(Path(pipeline.out))
+        return body(pipeline, reporter)
+
+    _guarded(as_json, loaded)
+
+
+def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any]]]) -> None:
+    """Run a verb; errors become one line (or one JSON object) and an exit code."""
+    from stillhouse.core.events import Reporter
+
+    reporter = Reporter()
+    _stop_on_signals()
+    try:
+        code, facts = body(reporter)
+        if as_json:
+            typer.echo(json.dumps(facts, ensure_ascii=False))
+    except StillhouseError as error:
+        code = error.exit_code
+        if as_json:
+            told = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": code}
+            typer.echo(json.dumps({"error": told}, ensure_ascii=False))
+        reporter.say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
+    finally:
+        reporter.close()
+    sys.stdout.flush()
+    raise typer.Exit(code)
+
+
+def _stop_on_signals() -> None:
+    """SIGINT and SIGTERM stop at the next chance with exit code 8; a second one at once."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_PREEMPTED))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_PREEMPTED))
+        name = signal.Signals(number).name
+        raise Preempted(f"{name} received; what was finished is kept", hint="run the same command again to go on")
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def main() -> None:
+    """Entry point of `stillhouse`."""
+    app()

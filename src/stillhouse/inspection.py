@@ -1,0 +1,130 @@
+"""What `inspect` and `verify` tell about a store."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
+from stillhouse.core.events import Reporter
+from stillhouse.storage import layout
+from stillhouse.storage.seal import latest_seal, records, store_id
+from stillhouse.storage.store import Store
+from stillhouse.storage.verify import forget, verify
+
+SHOWN = 20
+
+
+def inspect_store(root: Path) -> dict[str, Any]:
+    """Facts about a store from its metadata and records, ready for JSON."""
+    store = Store.open(root)
+    found = records(root)
+    sizes: Counter[str] = Counter()
+    for record in found:
+        for entry in record.objects:
+            sizes[column_of(entry.path)] += entry.num_bytes
+    splits: Counter[str] = Counter()
+    for block in store.plan.blocks:
+        splits[block.split] += block.num_rows
+    sealed = latest_seal(root)
+    return {
+        "store": str(root),
+        "store_id": store_id(root),
+        "format_version": store.spec.format_version,
+        "samples": store.plan.num_samples,
+        "splits": dict(splits),
+        "blocks": len(store.plan.blocks),
+        "block_samples": store.plan.block_samples,
+        "views": store.spec.views,
+        "teachers": [_teacher(store, spec.name, sizes) for spec in store.teachers()],
+        "bytes": dict(sorted(sizes.items())),
+        "total_bytes": sum(sizes.values()),
+        "objects": sum(len(record.objects) for record in found),
+        "quarantined": quarantined(store),
+        "sealed": None if sealed is None else {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
+    }
+
+
+def column_of(path: str) -> str:
+    """The column that an object belongs to: images, index, views, or features/<teacher>/<level>."""
+    parts = path.split("/")
+    return "/".join(parts[:3]) if parts[0] == "features" and len(parts) > 3 else parts[0]
+
+
+def _teacher(store: Store, name: str, sizes: Counter[str]) -> dict[str, Any]:
+    spec = store.teacher(name)
+    done = sum(record.facts["rows"] for record in records(store.root) if record.unit.startswith(f"features/{name}/"))
+    levels = {}
+    for level, shape in spec.levels.items():
+        num_bytes = sizes[layout.features_array(name, level)]
+        per_token = num_bytes / (done * shape.num_tokens) if done else None
+        levels[level] = {"tokens": shape.num_tokens, "dim": shape.dim, "bytes": num_bytes, "bytes_per_token": per_token}
+    return {"name": name, "model": spec.model, "weights_sha256": spec.weights_sha256, "codec": spec.codec, "levels": levels}
+
+
+def quarantined(store: Store) -> list[dict[str, str]]:
+    """Key and reason of every sample that could not be used, over the blocks that are done."""
+    found = []
+    for block in range(len(store.plan.blocks)):
+        record = store.record(layout.images_unit(block))
+        for bad in record.facts["quarantined"] if record else ():
+            found.append({"key": bad["key"], "reason": bad["reason"]})
+    return found
+
+
+def print_inspection(facts: dict[str, Any]) -> None:
+    """The facts as a person reads them, on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    splits = ", ".join(f"{name} {num:,}" for name, num in facts["splits"].items())
+    views = facts["views"]
+    table.add_row("store", f"{facts['store']}  (format {facts['format_version']}, id {facts['store_id'][:12]})")
+    table.add_row("samples", f"{facts['samples']:,} ({splits}) in {facts['blocks']} blocks of {facts['block_samples']:,}")
+    table.add_row("views", f"{views['num']} x {views['policy']} at {views['size']} pixels, seed {views['seed']}")
+    for teacher in facts["teachers"]:
+        table.add_row("teacher", f"{teacher['name']}: {teacher['model']}, weights {teacher['weights_sha256'][:12]}")
+        for level, shape in teacher["levels"].items():
+            per_token = "nothing yet" if shape["bytes_per_token"] is None else f"{shape['bytes_per_token']:,.0f} bytes a token"
+            table.add_row("", f"{level}: {shape['tokens']} x {shape['dim']}, {teacher['codec']}, {per_token}")
+    for column, num_bytes in facts["bytes"].items():
+        table.add_row("bytes", f"{num_bytes:>15,}  {column}")
+    table.add_row("", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects")
+    sealed = facts["sealed"]
+    table.add_row("seal", f"{sealed['content_sha256']} (generation {sealed['generation']})" if sealed else "not sealed")
+    for bad in facts["quarantined"][:SHOWN]:
+        table.add_row("quarantine", f"{bad['reason']}: {bad['key']}")
+    if len(facts["quarantined"]) > SHOWN:
+        table.add_row("", f"and {len(facts['quarantined']) - SHOWN} more; --json lists all")
+    console.print(table)
+
+
+def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dict[str, Any]]:
+    """Check a store; with `repair`, drop damaged units. Returns the exit code and the facts."""
+    store = Store.open(root)
+    total = sum(entry.num_bytes for record in records(root) for entry in record.objects)
+    with reporter.task("verify", total, "byte") as task:
+        result = verify(store, task.advance)
+    for problem in result.problems:
+        reporter.say(f"damaged: {problem.path} of unit {problem.unit}: {problem.found}")
+    dropped = sorted({problem.unit for problem in result.problems} - {"seal"}) if repair else []
+    for unit in dropped:
+        forget(store, unit)
+    if dropped:
+        reporter.say(f"dropped {len(dropped)} damaged units; run the same pipeline again and it makes them anew")
+    elif result.problems:
+        reporter.say(f"{len(result.problems)} objects are damaged; `stillhouse verify {root} --repair` drops their units")
+    else:
+        state = f"content {result.content_sha256}" + ("" if result.sealed else ", not sealed yet")
+        reporter.say(f"whole: {result.num_objects:,} objects, {result.num_bytes:,} bytes, {state}")
+    facts = {
+        "units": result.num_units,
+        "objects": result.num_objects,
+        "bytes": result.num_bytes,
+        "content_sha256": result.content_sha256,
+        "sealed": result.sealed,
+        "problems": [{"unit": p.unit, "path": p.path, "found": p.found} for p in result.problems],
+        "dropped": dropped,
+    }
+    return (EXIT_CORRUPT if result.problems and not dropped else EXIT_OK), facts
