@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,8 @@ from .layout import STAGE, record_path
 MAX_RECORD_BYTES = 64 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
+_PATH = re.compile(r"[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)+", re.ASCII)  # relative, and no part starts with a dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ def canonical_json(value: Any) -> bytes:
     """One byte form for one value: sorted keys, no spaces, UTF-8, newline at the end."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
+
+
+def signed_json(body: dict[str, Any]) -> bytes:
+    """`canonical_json` of a body with the body's own sha256 in it, for `read_signed_json`."""
+    return canonical_json(body | {"self_sha256": hashlib.sha256(canonical_json(body)).hexdigest()})
 
 
 def sync_folder(path: Path) -> None:
@@ -167,7 +175,16 @@ class Attempt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._may_be_decided():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _may_be_decided(self) -> bool:
+        """True when the record names this attempt, or cannot be read: what is staged is then all there is of the unit."""
+        try:
+            record = read_record(self._root, self.unit)
+        except (CorruptError, ResourceError, OSError):
+            return True
+        return record is not None and record.attempt == self.id
 
     def add(self, path: str, chunks: Iterable[bytes | memoryview]) -> ObjectEntry:
         """Stage one object that will be published at `path`."""
@@ -188,8 +205,7 @@ class Attempt:
             "objects": [entry.to_json() for entry in self._objects],
             "facts": facts,
         }
-        body["self_sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
-        create_once(self._root / record_path(self.unit), canonical_json(body))
+        create_once(self._root / record_path(self.unit), signed_json(body))
         record = read_record(self._root, self.unit)
         if record is None:
             raise MissingError(f"record {record_path(self.unit)} vanished", hint="is something else deleting files?")
@@ -238,30 +254,54 @@ def read_record(root: Path, unit: str) -> Record | None:
     Raises:
         CorruptError: the record is not the bytes that were written.
     """
-    body = read_json(root / record_path(unit))
+    path = root / record_path(unit)
+    hint = f"run `{VERIFY} {root}`"
+    body = read_signed_json(path, hint)
+    if body is None:
+        return None
+    try:
+        objects = tuple(ObjectEntry(o["path"], o["bytes"], o["sha256"]) for o in body["objects"])
+        record = Record(body["unit"], body["attempt"], objects, body["facts"])
+        named = all(_PATH.fullmatch(entry.path) for entry in objects) and _ATTEMPT.fullmatch(record.attempt)
+    except (KeyError, TypeError) as error:
+        raise CorruptError(f"record {path} lacks {error}", hint=hint) from error
+    if record.unit != unit or not named:
+        raise CorruptError(f"record {path} is about {record.unit!r} or names objects outside the store", hint=hint)
+    return record
+
+
+def read_signed_json(path: Path, hint: str) -> dict[str, Any] | None:
+    """The body that `signed_json` was given, or None when there is no such file.
+
+    Raises:
+        CorruptError: the file is not the bytes that were written; `hint` says what to do then.
+    """
+    body = read_json(path, hint)
     if body is None:
         return None
     claimed = body.pop("self_sha256", None)
-    if claimed != hashlib.sha256(canonical_json(body)).hexdigest() or body.get("unit") != unit:
-        raise CorruptError(
-            f"record {record_path(unit)} in {root} does not match its own sha256", hint=f"run `{VERIFY} {root}`"
-        )
-    objects = tuple(ObjectEntry(o["path"], o["bytes"], o["sha256"]) for o in body["objects"])
-    return Record(unit, body["attempt"], objects, body["facts"])
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from disk, or None when there is no such file. Size-capped."""
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise CorruptError(
-                f"{path} is larger than {MAX_RECORD_BYTES} bytes", hint="it was not written by stillhouse"
-            )
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        actual = hashlib.sha256(canonical_json(body)).hexdigest()
+    except (ValueError, RecursionError):
+        actual = "none: it holds what we never write, such as NaN"
+    if claimed != actual:
+        raise CorruptError(f"{path} does not match its own sha256", hint=hint)
+    return body
+
+
+def read_json(path: Path, hint: str = "restore it from a copy") -> dict[str, Any] | None:
+    """A JSON object from disk, or None when there is no such file. Size-capped; `hint` goes into errors."""
+    try:
+        with disk_errors(path):
+            if path.stat().st_size > MAX_RECORD_BYTES:
+                raise CorruptError(
+                    f"{path} is larger than {MAX_RECORD_BYTES} bytes", hint="it was not written by stillhouse"
+                )
+            value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{path} is not valid JSON", hint="restore it from a copy of the store") from error
+        raise CorruptError(f"{path} is not valid JSON", hint=hint) from error
     if not isinstance(value, dict):
-        raise CorruptError(f"{path} holds {type(value).__name__}, expected an object")
+        raise CorruptError(f"{path} holds {type(value).__name__}, expected an object", hint=hint)
     return value

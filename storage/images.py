@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stillhouse.core.errors import CorruptError, MissingError
 
+from .commit import disk_errors
 from .shards import crc32c
 
 SECTOR = 512
@@ -51,7 +52,8 @@ class ImageReader:
     def __init__(self, path: Path, num_bytes: int) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with disk_errors(path):
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise MissingError(f"images {path} are not there", hint="run `stillhouse verify` on the store") from None
         size = os.fstat(self._fd).st_size
@@ -62,7 +64,8 @@ class ImageReader:
 
     def read(self, offset: int, length: int, crc: int, key: str) -> bytes:
         """The encoded bytes of one image, checked against the index."""
-        data = os.pread(self._fd, length, offset)
+        with disk_errors(self.path):
+            data = os.pread(self._fd, length, offset)
         if len(data) != length or crc32c(data) != crc:
             hint = "run `stillhouse verify` on the store"
             raise CorruptError(f"image {key!r} at offset {offset} of {self.path} does not match its crc32c", hint=hint)

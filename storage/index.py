@@ -3,12 +3,11 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stillhouse.core.errors import CorruptError, MissingError
+from stillhouse.core.errors import CorruptError
 
 SCHEMA = pa.schema(
     [
@@ -55,19 +54,19 @@ def encode_index(rows: Sequence[SampleRow]) -> bytes:
     return sink.getvalue()
 
 
-def read_index(path: Path) -> list[SampleRow]:
-    """Every row of a block's index, page checksums verified.
+def decode_index(data: bytes, where: str) -> list[SampleRow]:
+    """Every row of a block's index from its Parquet bytes, page checksums verified. `where` names it in errors.
+
+    The footer has no checksum: compare the bytes with the record's sha256 before.
 
     Raises:
-        MissingError, CorruptError: no such file, or not the bytes that were written.
+        CorruptError: not the bytes of an index.
     """
     hint = "run `stillhouse verify` on the store"
     try:
-        table = pq.read_table(path, page_checksum_verification=True, memory_map=False, use_threads=False)
-    except FileNotFoundError:
-        raise MissingError(f"index {path} is not there", hint=hint) from None
+        table = pq.read_table(io.BytesIO(data), page_checksum_verification=True, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptError(f"index {path} cannot be read: {' '.join(str(error).split())[:200]}", hint=hint) from error
+        raise CorruptError(f"index {where} cannot be read: {' '.join(str(error).split())[:200]}", hint=hint) from error
     if not table.schema.equals(SCHEMA):
-        raise CorruptError(f"index {path} has other columns than format 1", hint=hint)
+        raise CorruptError(f"index {where} has other columns than format 1", hint=hint)
     return [SampleRow(**row) for row in table.to_pylist()]

@@ -13,6 +13,8 @@ LOG = "_log"
 STAGE = "_stage"
 SPEC = f"{LOG}/spec.json"
 PLAN = f"{LOG}/plan.json"
+ID = f"{LOG}/id.json"
+UNITS = f"{LOG}/units"
 SEALS = f"{LOG}/seal"
 
 MISSING_PARAM = -(2**31)
@@ -25,7 +27,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 def check_name(name: str, what: str) -> str:
     """`name` if it can name a teacher or a run on disk, else UsageError."""
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not _NAME.fullmatch(name) or ".." in name or name == "zarr.json":
         raise UsageError(f"{what} name {name!r}", hint="use 1-64 of a-z, 0-9, '_', '-', '.', starting with a-z or 0-9")
     return name
 
@@ -68,7 +70,7 @@ def teacher_path(teacher: str) -> str:
 
 def record_path(unit: str) -> str:
     """The decision record of a unit of work."""
-    return f"{LOG}/units/{unit}.json"
+    return f"{UNITS}/{unit}.json"
 
 
 def images_unit(block: int) -> str:

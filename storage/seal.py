@@ -6,11 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.errors import MissingError
+from stillhouse.core.errors import CorruptError, MissingError
 
 from . import layout
-from .commit import ObjectEntry, Record, canonical_json, create_once, read_json, read_record, replace_file
-from .store import Store
+from .commit import (
+    ObjectEntry,
+    Record,
+    canonical_json,
+    create_once,
+    read_record,
+    read_signed_json,
+    replace_file,
+    signed_json,
+)
+from .store import RESTORE, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +28,31 @@ class Seal:
 
     generation: int
     content_sha256: str
-    num_objects: int
-    num_bytes: int
+    objects: tuple[ObjectEntry, ...]
+
+    @property
+    def num_objects(self) -> int:
+        return len(self.objects)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.num_bytes for entry in self.objects)
 
 
-def records(root: Path) -> list[Record]:
-    """Every decision record of a store, by unit name."""
-    base = root / layout.LOG / "units"
+def decided_units(root: Path) -> list[str]:
+    """The name of every unit that has a decision record, damaged ones included."""
+    base = root / layout.UNITS
     units = []
     for folder, _, names in os.walk(base):
         for name in names:
             if name.endswith(".json") and not name.startswith("."):
                 units.append((Path(folder) / name).relative_to(base).with_suffix("").as_posix())
-    found = [read_record(root, unit) for unit in sorted(units)]
+    return sorted(units)
+
+
+def records(root: Path) -> list[Record]:
+    """Every decision record of a store, by unit name."""
+    found = [read_record(root, unit) for unit in decided_units(root)]
     return [record for record in found if record is not None]
 
 
@@ -42,14 +63,25 @@ def content_digest(objects: list[ObjectEntry]) -> str:
 
 
 def latest_seal(root: Path) -> Seal | None:
-    """The newest seal, or None for a store that was never sealed."""
+    """The newest seal, or None for a store that was never sealed.
+
+    Raises:
+        CorruptError: the seal is not the bytes that were written.
+    """
     folder = root / layout.SEALS
-    names = sorted(path.name for path in folder.glob("[0-9]*.json")) if folder.is_dir() else []
-    body = read_json(folder / names[-1]) if names else None
-    if body is None:
+    generations = [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+    if not generations:
         return None
-    objects = body["objects"]
-    return Seal(body["generation"], body["content_sha256"], len(objects), sum(size for _, size, _ in objects))
+    path = folder / _seal_name(max(generations))
+    hint = "delete that file; the next `stillhouse extract` seals again"
+    body = read_signed_json(path, hint)
+    if body is None:
+        raise CorruptError(f"{folder} holds a seal of another name than {path.name}", hint=hint)
+    return Seal(body["generation"], body["content_sha256"], tuple(ObjectEntry(*entry) for entry in body["objects"]))
+
+
+def _seal_name(generation: int) -> str:
+    return f"{generation:04d}.json"
 
 
 def seal(store: Store) -> Seal:
@@ -67,27 +99,35 @@ def seal(store: Store) -> Seal:
             "content_sha256": digest,
             "objects": [[entry.path, entry.num_bytes, entry.sha256] for entry in objects],
         }
-        create_once(store.root / layout.SEALS / f"{generation:04d}.json", canonical_json(body))
+        create_once(store.root / layout.SEALS / _seal_name(generation), signed_json(body))
     sealed = latest_seal(store.root)
     assert sealed is not None
-    root_path = store.root / "zarr.json"
+    metadata = root_metadata(store, sealed)
+    path = store.root / "zarr.json"
+    if not path.exists() or path.read_bytes() != metadata:
+        replace_file(path, metadata)
+    return sealed
+
+
+def root_metadata(store: Store, sealed: Seal | None) -> bytes:
+    """The bytes of the store's zarr.json: a card for people and foreign readers, made from what is written elsewhere."""
+    if sealed is None:
+        return canonical_json(layout.group_metadata())
+    codecs = [entry.path.split("/") for entry in sealed.objects if entry.path.endswith("/codecs/zarr.json")]
     facts = {
         "store_id": store_id(store.root),
         "format_version": layout.FORMAT_VERSION,
         "spec_sha256": store.spec.sha256(),
         "seal": {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
-        "teachers": [teacher.name for teacher in store.teachers()],
+        "teachers": sorted(parts[1] for parts in codecs),
         "samples": store.plan.num_samples,
     }
-    root_metadata = canonical_json(layout.group_metadata({"stillhouse": facts}))
-    if root_path.read_bytes() != root_metadata:
-        replace_file(root_path, root_metadata)
-    return sealed
+    return canonical_json(layout.group_metadata({"stillhouse": facts}))
 
 
 def store_id(root: Path) -> str:
     """The random name that the store got when it was made; copies keep it."""
-    metadata = read_json(root / "zarr.json")
-    if metadata is None:
-        raise MissingError(f"{root}/zarr.json is not there", hint="run `stillhouse verify` on the store")
-    return str(metadata["attributes"]["stillhouse"]["store_id"])
+    body = read_signed_json(root / layout.ID, RESTORE)
+    if body is None:
+        raise MissingError(f"{layout.ID} is not in store {root}", hint=RESTORE)
+    return str(body["store_id"])

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError, MissingError
 
+from .commit import disk_errors
+
 ABSENT = np.uint64(2**64 - 1)
 CRC_BYTES = 4
 
@@ -77,7 +79,8 @@ class ShardReader:
         self.path = path
         self._row_bytes = row_bytes
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with disk_errors(path):
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise MissingError(f"shard {path} is not there", hint="run `stillhouse verify` on the store") from None
         try:
@@ -98,13 +101,14 @@ class ShardReader:
         index = np.frombuffer(raw, "<u8").reshape(num_rows, 2)
         absent = (index == ABSENT).all(axis=1)
         stride = self._row_bytes + CRC_BYTES
-        inside = (index[:, 1] == stride) & (
-            index[:, 0] <= np.uint64(size - index_bytes - min(stride, size - index_bytes))
-        )
+        room = size - index_bytes - stride
+        inside = (index[:, 1] == stride) & (index[:, 0] <= np.uint64(max(room, 0))) & (room >= 0)
         if not (absent | inside).all():
             raise CorruptError(
                 f"shard {self.path} has index entries outside the file or of a wrong length", hint=_VERIFY
             )
+        if (np.diff(np.sort(index[~absent, 0])) < stride).any():
+            raise CorruptError(f"shard {self.path} has rows that overlap", hint=_VERIFY)
         offset_B: npt.NDArray[np.int64] = np.where(absent, np.uint64(0), index[:, 0]).astype(np.int64)
         offset_B[absent] = -1
         return offset_B
@@ -122,6 +126,8 @@ class ShardReader:
             CorruptError: a row does not match its crc32c.
         """
         rows = np.asarray(rows, np.int64)
+        if (rows < 0).any():
+            raise IndexError(f"row {rows.min()} of shard {self.path}: rows count from 0")
         offsets = self._offset_B[rows]
         if (offsets < 0).any():
             row = int(rows[int(np.argmax(offsets < 0))])
@@ -144,7 +150,8 @@ class ShardReader:
         view = buffer.reshape(-1).data
         done = 0
         while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
+            with disk_errors(self.path):
+                got = os.preadv(self._fd, [view[done:]], offset + done)
             if got == 0:
                 raise CorruptError(f"shard {self.path} ends early", hint=_VERIFY)
             done += got

@@ -5,6 +5,7 @@ A reader trusts decision records only. Rows are numbered block * block_samples +
 Legend: N rows, T tokens, C codes a token, P view parameters.
 """
 
+import hashlib
 import os
 import secrets
 import threading
@@ -21,14 +22,26 @@ from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError
 
 from . import layout
 from .codecs import Codec, load_codec
-from .commit import Attempt, ObjectEntry, Record, canonical_json, create_once, publish, read_json, read_record
+from .commit import (
+    Attempt,
+    ObjectEntry,
+    Record,
+    canonical_json,
+    create_once,
+    disk_errors,
+    publish,
+    read_record,
+    read_signed_json,
+    signed_json,
+)
 from .images import ImageReader
-from .index import SampleRow, read_index
+from .index import SampleRow, decode_index
 from .shards import ShardReader, without_crc
 from .specs import StorePlan, StoreSpec, TeacherSpec, spec_differences
 from .views import FIELDS
 
 OPEN_FILES = 256
+RESTORE = "restore it from a copy of the store"
 
 R = TypeVar("R")
 C = TypeVar("C", bound=Config)
@@ -50,11 +63,13 @@ class Store:
         Raises:
             SpecMismatchError: a store of another spec, or of another listing of the source, is already there.
         """
-        if root.exists() and any(root.iterdir()) and not (root / layout.LOG).is_dir():
+        with disk_errors(root):
+            taken = root.exists() and not (root.is_dir() and ((root / layout.LOG).is_dir() or not any(root.iterdir())))
+        if taken:
             raise UsageError(f"{root} is not empty and not a store", hint="name an empty folder for the store")
-        create_once(root / layout.SPEC, canonical_json(spec.model_dump(mode="json")))
+        create_once(root / layout.SPEC, signed_json(spec.model_dump(mode="json")))
         require_spec(root, spec)
-        create_once(root / layout.PLAN, canonical_json(plan.model_dump(mode="json")))
+        create_once(root / layout.PLAN, signed_json(plan.model_dump(mode="json")))
         store = cls.open(root)
         if store.plan != plan:
             message = f"the source of store {root} has other samples than when the store was begun"
@@ -68,14 +83,19 @@ class Store:
 
         Raises:
             UsageError: there is no store at `root`.
-            CorruptError: its spec or plan cannot be read.
+            MissingError, CorruptError: its spec or plan is gone or damaged.
+            SpecMismatchError: its format is another one.
         """
-        spec, plan = read_json(root / layout.SPEC), read_json(root / layout.PLAN)
+        spec, plan = (read_signed_json(root / path, RESTORE) for path in (layout.SPEC, layout.PLAN))
         if spec is None or plan is None:
+            if (root / layout.UNITS).is_dir():
+                gone = layout.SPEC if spec is None else layout.PLAN
+                raise MissingError(f"{gone} is not in store {root}", hint=RESTORE)
             raise UsageError(f"no store at {root}", hint="run `stillhouse ingest` first")
         version = spec.get("format_version")
         if version != layout.FORMAT_VERSION:
-            raise SpecMismatchError(f"store {root} has format {version}, this is stillhouse for format 1")
+            message = f"store {root} has format {version}, this stillhouse reads format {layout.FORMAT_VERSION}"
+            raise SpecMismatchError(message, hint="use the stillhouse that made it")
         return cls(root, _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN))
 
     def _commit_layout(self) -> None:
@@ -97,13 +117,13 @@ class Store:
         )
         files = {"views": layout.group_metadata(), "features": layout.group_metadata()}
         files |= {"views/params": params, "views/hash": hashes}
-        if self.record("layout") is None:
+        if not self.done("layout"):
             with Attempt(self.root, "layout") as attempt:
                 for folder, metadata in files.items():
                     attempt.add(f"{folder}/zarr.json", [canonical_json(metadata)])
                 attempt.commit({})
-        facts = {"store_id": secrets.token_hex(16)}
-        create_once(self.root / "zarr.json", canonical_json(layout.group_metadata({"stillhouse": facts})))
+        create_once(self.root / layout.ID, signed_json({"store_id": secrets.token_hex(16)}))
+        create_once(self.root / "zarr.json", canonical_json(layout.group_metadata()))
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
@@ -154,8 +174,8 @@ class Store:
     def samples(self, block: int) -> list[SampleRow]:
         """The rows of a block, quarantined ones included (they have a `reason`)."""
         unit, path = layout.images_unit(block), layout.index_path(block)
-        self._entry(unit, path, f"images of block {block}")
-        return self._cached(("index", path), lambda: read_index(self.root / path))
+        entry = self._entry(unit, path, f"images of block {block}")
+        return self._cached(("index", path), lambda: decode_index(self._object(entry), str(self.root / path)))
 
     def good_rows(self, block: int) -> npt.NDArray[np.int64]:
         """Row numbers inside the block of the samples that are not quarantined."""
@@ -186,28 +206,35 @@ class Store:
     def _chunk(self, view: int, block: int, path: str, dtype: str) -> npt.NDArray[Any]:
         entry = self._entry(layout.views_unit(view, block), path, f"view {view} of block {block}")
 
-        return self._cached(("chunk", path), lambda: np.frombuffer(self._checked(entry), dtype))
+        return self._cached(("chunk", path), lambda: np.frombuffer(self._chunk_payload(entry), dtype))
 
-    def _checked(self, entry: ObjectEntry) -> bytes:
-        """The payload of a small object that ends in its crc32c."""
+    def _chunk_payload(self, entry: ObjectEntry) -> bytes:
+        return without_crc(self._object(entry), str(self.root / entry.path))
+
+    def _object(self, entry: ObjectEntry) -> bytes:
+        """The bytes of a small object, compared with the sha256 in its record."""
+        path, hint = self.root / entry.path, f"run `stillhouse verify {self.root}`"
         try:
-            data = (self.root / entry.path).read_bytes()
+            with disk_errors(path):
+                data = path.read_bytes()
         except FileNotFoundError:
-            raise MissingError(f"{entry.path} is not in {self.root}", hint="run `stillhouse verify`") from None
-        return without_crc(data, str(self.root / entry.path))
+            raise MissingError(f"{path} is not there", hint=hint) from None
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise CorruptError(f"{path} does not match the sha256 in its record", hint=hint)
+        return data
 
     # --- teachers and features -----------------------------------------------------------------------------------
 
     def teachers(self) -> list[TeacherSpec]:
         """Every teacher with a spec in the store, by name."""
         folder = self.root / layout.LOG / "teachers"
-        paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        return [self.teacher(path.stem) for path in paths]
+        names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+        return [self.teacher(name) for name in names]
 
     def teacher(self, name: str) -> TeacherSpec:
         """The spec of one teacher; UsageError naming the known ones if it is not there."""
         path = self.root / layout.teacher_path(layout.check_name(name, "teacher"))
-        value = read_json(path)
+        value = read_signed_json(path, RESTORE)
         if value is None:
             known = ", ".join(t.name for t in self.teachers()) or "none"
             raise UsageError(f"store {self.root} has no teacher {name!r}", hint=f"teachers in it: {known}")
@@ -216,7 +243,7 @@ class Store:
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Enter a teacher; SpecMismatchError when another one has that name."""
         path = self.root / layout.teacher_path(layout.check_name(spec.name, "teacher"))
-        create_once(path, canonical_json(spec.model_dump(mode="json")))
+        create_once(path, signed_json(spec.model_dump(mode="json")))
         stored = self.teacher(spec.name)
         differences = list(spec_differences(stored.model_dump(mode="json"), spec.model_dump(mode="json")))
         if differences:
@@ -224,10 +251,13 @@ class Store:
             raise SpecMismatchError(message, hint="give this teacher another name")
 
     def codec(self, teacher: str, level: str) -> Codec:
-        """The fitted codec of one level."""
+        """The fitted codec of one level; UsageError naming the known ones if the teacher has no such level."""
 
         def load() -> Codec:
             record = self.require(layout.codecs_unit(teacher), f"codec of teacher {teacher}")
+            if level not in record.facts["levels"]:
+                known = ", ".join(record.facts["levels"])
+                raise UsageError(f"teacher {teacher!r} has no level {level!r}", hint=f"levels: {known}")
             described = record.facts["levels"][level]
             arrays = {name: self._vector(teacher, level, name) for name in described["arrays"]}
             return load_codec(described["codec"], described["dim"], arrays)
@@ -241,7 +271,7 @@ class Store:
     def _vector(self, teacher: str, level: str, name: str) -> npt.NDArray[np.float32]:
         path = f"{layout.codec_group(teacher, level)}/{name}/c/0"
         entry = self._entry(layout.codecs_unit(teacher), path, f"codec of teacher {teacher}")
-        return np.frombuffer(self._checked(entry), "<f4").astype(np.float32)
+        return np.frombuffer(self._chunk_payload(entry), "<f4").astype(np.float32)
 
     def codes(
         self, teacher: str, level: str, view: int, block: int, rows: Sequence[int] | npt.NDArray[np.int64]
@@ -269,7 +299,7 @@ class Store:
 
 def require_spec(root: Path, spec: StoreSpec) -> None:
     """SpecMismatchError, naming each differing field, unless the store at `root` has exactly this spec."""
-    stored = read_json(root / layout.SPEC)
+    stored = read_signed_json(root / layout.SPEC, RESTORE)
     differences = list(spec_differences(stored, spec.model_dump(mode="json")))
     if differences:
         message = f"store {root} was made from another spec: {'; '.join(differences)}"

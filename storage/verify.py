@@ -8,11 +8,13 @@ from pathlib import Path
 from stillhouse.core.errors import CorruptError
 
 from . import layout
-from .commit import ObjectEntry, Record, move_aside
-from .seal import content_digest, latest_seal, records
+from .commit import ObjectEntry, Record, move_aside, read_record
+from .seal import content_digest, decided_units, latest_seal, root_metadata
 from .store import Store
 
 READ_BYTES = 1 << 20
+SEAL = "seal"
+"""Stands for the unit where a problem is none of a unit: the seal, a teacher's spec, the root's zarr.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,53 @@ def verify(store: Store, on_object: Callable[[int], None] = lambda num_bytes: No
     Args:
         on_object: told the size in bytes of each object after it was read.
     """
-    found = records(store.root)
-    problems = [problem for record in found for problem in _check(store.root, record, on_object)]
+    found, problems = _read_records(store.root)
+    problems += [problem for record in found for problem in _check(store.root, record, on_object)]
     objects = [entry for record in found for entry in record.objects]
     problems += _check_plan(store, found)
-    digest = content_digest(objects)
-    last = latest_seal(store.root)
-    if last is not None and not problems and last.content_sha256 != digest:
-        text = f"seal {last.generation} says {last.content_sha256[:12]}, the records say {digest[:12]}"
-        problems.append(Problem("seal", layout.SEALS, text))
+    sealed, wrong = _check_seal(store, objects)
+    problems += wrong
     num_bytes = sum(entry.num_bytes for entry in objects)
-    return Verification(len(found), len(objects), num_bytes, tuple(problems), digest, last is not None)
+    return Verification(len(found), len(objects), num_bytes, tuple(problems), content_digest(objects), sealed)
+
+
+def _read_records(root: Path) -> tuple[list[Record], list[Problem]]:
+    found, problems = [], []
+    for unit in decided_units(root):
+        try:
+            record = read_record(root, unit)
+        except CorruptError as error:
+            problems.append(Problem(unit, layout.record_path(unit), error.message))
+        else:
+            found += [record] if record else []
+    return found, problems
+
+
+def _check_seal(store: Store, objects: list[ObjectEntry]) -> tuple[bool, list[Problem]]:
+    """Whether the store is sealed, and what of the seal is no longer so. Objects decided after it are no problem."""
+    try:
+        last = latest_seal(store.root)
+        card = root_metadata(store, last)
+        teachers = {teacher.name for teacher in store.teachers()}
+    except CorruptError as error:
+        return True, [Problem(SEAL, layout.LOG, str(error))]
+    problems = []
+    if last is not None:
+        decided = set(objects)
+        for entry in last.objects:
+            if entry not in decided:
+                text = f"is in seal {last.generation}, but no record has it with that sha256"
+                problems.append(Problem(SEAL, entry.path, text))
+    for entry in objects:
+        _, _, name = entry.path.removesuffix("/codecs/zarr.json").rpartition("/")
+        if entry.path.endswith("/codecs/zarr.json") and name not in teachers:
+            problems.append(Problem(SEAL, layout.teacher_path(name), "is missing"))
+    path = store.root / "zarr.json"
+    if not path.exists() or path.read_bytes() != card:
+        problems.append(
+            Problem(SEAL, "zarr.json", "is not what was written; the next `stillhouse extract` writes it again")
+        )
+    return last is not None, problems
 
 
 def _check(root: Path, record: Record, on_object: Callable[[int], None]) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ Each function stages the unit's objects, commits them and returns the record tha
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -166,7 +167,7 @@ def commit_features(
     with Attempt(store.root, layout.features_unit(teacher, view, block)) as attempt:
         for level, codes_NTC in codes.items():
             payload = np.ascontiguousarray(codes_NTC, codes_NTC.dtype.newbyteorder("<"))
-            payload_NR = payload.reshape(len(rows), -1).view(np.uint8)
+            payload_NR = payload.reshape(len(rows), math.prod(payload.shape[1:])).view(np.uint8)
             rows_BR = np.zeros((num_rows, payload_NR.shape[1]), np.uint8)
             rows_BR[rows] = payload_NR
             attempt.add(layout.features_chunk(teacher, level, view, block), shard_chunks(rows_BR, present))

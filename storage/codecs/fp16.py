@@ -34,12 +34,11 @@ class Fp16:
         return CodeType("float16", self.dim, "NaN")
 
     def encode(self, tokens_NTD: Tokens) -> Codes:
-        """float16 [N, T, D]. DataError when a value does not fit, rather than an infinity on disk."""
+        """float16 [N, T, D]. DataError when a value does not fit or is NaN, rather than either on disk."""
         largest = float(np.abs(tokens_NTD).max(initial=0.0))
-        if largest > FP16_MAX:
-            raise DataError(
-                f"a feature of {largest:.4g} does not fit fp16 (at most {FP16_MAX})", hint="use codec: int8"
-            )
+        if not largest <= FP16_MAX:  # NaN is not either
+            hint = "use codec: int8" if np.isfinite(largest) else "look for the image that makes it"
+            raise DataError(f"a feature of {largest:.4g} does not fit fp16 (at most {FP16_MAX})", hint=hint)
         return tokens_NTD.astype(np.float16)
 
     def decode(self, codes_NTC: Codes) -> Tokens:

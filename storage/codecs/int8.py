@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from stillhouse.core.errors import DataError
+
 from .base import Codes, CodeType, Tokens
 
 LEVELS = 127
@@ -17,7 +19,7 @@ LEVELS = 127
 class Int8:
     """x ~ offset + scale * code per channel; values beyond the fitted range are clipped to it.
 
-    Inside the range the error is at most scale / 2 = (max - min) / 508 of that channel.
+    Inside the range the error is at most scale / 2 = (max - min) / 508 of that channel, and float32 rounding.
     """
 
     offset_D: npt.NDArray[np.float32]
@@ -27,9 +29,9 @@ class Int8:
     @classmethod
     def fit(cls, tokens_NTD: Tokens) -> "Int8":
         flat = tokens_NTD.reshape(-1, tokens_NTD.shape[-1])
-        low, high = flat.min(axis=0), flat.max(axis=0)
-        scale = (high - low) / np.float32(2 * LEVELS)
-        return cls((low + high) / np.float32(2), np.where(scale > 0, scale, np.float32(1)).astype(np.float32))
+        low, high = flat.min(axis=0).astype(np.float64), flat.max(axis=0).astype(np.float64)
+        scale = ((high - low) / (2 * LEVELS)).astype(np.float32)
+        return cls(((low + high) / 2).astype(np.float32), np.where(scale > 0, scale, np.float32(1)))
 
     @classmethod
     def from_arrays(cls, dim: int, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "Int8":
@@ -44,8 +46,11 @@ class Int8:
         return CodeType("int8", self.dim, -128)
 
     def encode(self, tokens_NTD: Tokens) -> Codes:
-        """int8 [N, T, D]."""
-        scaled = (tokens_NTD - self.offset_D) / self.scale_D
+        """int8 [N, T, D]. DataError when a value is not finite."""
+        if not np.isfinite(tokens_NTD).all():
+            raise DataError("a feature is NaN or infinite", hint="look for the image that makes it")
+        with np.errstate(over="ignore"):  # far outside the fitted range: clipped below
+            scaled = (tokens_NTD - self.offset_D) / self.scale_D
         codes: Codes = np.clip(np.rint(scaled), -LEVELS, LEVELS).astype(np.int8)
         return codes
 

@@ -22,7 +22,7 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every config section: frozen, unknown keys refused, no silent type coercion of numbers from strings."""
+    """Base of every config section: frozen, unknown keys refused. A number may come as text (YAML's 1e-3 does)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
@@ -47,17 +47,35 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"config {path}: {error.strerror or error}", hint="name a file that exists") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config {path}: not UTF-8 text (byte {error.start})") from error
     if len(text) > MAX_CONFIG_CHARS:
         raise UsageError(f"config {path}: {len(text)} characters; a config has at most {MAX_CONFIG_CHARS}")
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"config {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    loaded = _parse_yaml(text, f"config {path}")
     if not isinstance(loaded, dict):
         raise UsageError(f"config {path}: expected a mapping of sections, got {type(loaded).__name__}")
     for override in overrides:
         _apply_override(loaded, override)
     return parse_config(model, loaded, where=f"config {path}", text=text)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error, not a silent last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_config(model: type[C], value: Any, *, where: str, text: str = "") -> C:
@@ -72,7 +90,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, raw = override.partition("=")
     if not separator or not key:
         raise UsageError(f"override {override!r} is not of the form section.key=value")
-    value = yaml.safe_load(raw) if raw else None
+    value = _parse_yaml(raw, f"override {override!r}") if raw else None
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+", value):
         value = float(value)  # YAML 1.1 reads 1e-3 as a string
     parts = key.split(".")

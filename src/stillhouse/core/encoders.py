@@ -8,6 +8,7 @@ Legend: B batch, T patch tokens, D width, H and W pixels, h and w grid rows and 
 import difflib
 import hashlib
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import safetensors.torch
 import timm
 import torch
 from pydantic import Field
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from .config import Config
@@ -129,7 +131,7 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None) -> En
             in_order=config.keys == "in_order",
         )
     model.reset_classifier(0)
-    return Encoder(model.eval().requires_grad_(False), config.model)
+    return Encoder(model, config.model).eval().requires_grad_(False)
 
 
 def create_timm(name: str, **args: Any) -> Any:
@@ -162,7 +164,10 @@ def find_checkpoint(where: str) -> Path:
         path = Path(where).expanduser()
     else:
         package, _, inside = where.removeprefix(PACKAGE).partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # the parent of a dotted name is not there, or no name at all
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise missing_package(package, "demo")
         path = Path(next(iter(spec.submodule_search_locations))) / inside
@@ -189,10 +194,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str, *, in_order: bool = False) -> None:
-    """Load exactly these weights; every missing, unexpected or misshapen tensor is reported."""
+    """Load exactly these weights; every missing, unexpected or misshapen tensor is reported.
+
+    A ViT's position embedding for another square grid is resampled to the model's, as timm does with its own weights.
+    """
     wanted = model.state_dict()
     if in_order:
         weights = _rename_in_order(weights, wanted, where)
+    weights = _resample_positions(model, weights, wanted)
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     shapes = [k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape]
@@ -206,6 +215,23 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str, *,
             f"checkpoint {where} is not for this model: {'; '.join(parts)}", hint="check `model` and `keys`"
         )
     model.load_state_dict(dict(weights))
+
+
+def _resample_positions(
+    model: Any, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    found, place = weights.get("pos_embed"), wanted.get("pos_embed")
+    if found is None or place is None or found.shape == place.shape or not hasattr(model, "num_prefix_tokens"):
+        return weights
+    prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)
+    if found.ndim != 3 or found.shape[2] != place.shape[2] or not _is_square(found.shape[1] - prefix):
+        return weights
+    grid = list(model.patch_embed.grid_size)
+    return {**weights, "pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=prefix)}
+
+
+def _is_square(num: int) -> bool:
+    return num > 0 and math.isqrt(num) ** 2 == num
 
 
 def _rename_in_order(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -90,7 +89,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line for a person."""
         if not self.quiet:
-            self.console.print(escape(text))
+            self.console.print(text, markup=False, emoji=False, highlight=False)
 
     def event(self, kind: str, **facts: Any) -> None:
         """One JSON line for machines."""
@@ -113,10 +112,10 @@ class Reporter:
 
 def _bar(console: Console) -> Progress:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

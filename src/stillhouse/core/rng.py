@@ -8,10 +8,12 @@ last bits differ between C libraries.
 import hashlib
 import struct
 import unicodedata
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
+
+from .errors import UsageError
 
 PERSON = b"stillhouse-rng-1"
 Q16 = 1 << 16
@@ -19,6 +21,8 @@ Q16 = 1 << 16
 
 def seed_bytes(seed: int) -> bytes:
     """The 32-byte BLAKE2b key of an integer seed in [0, 2^64)."""
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(f"seed {seed} is not in [0, 2^64)")
     return hashlib.blake2b(struct.pack("<Q", seed), digest_size=32, person=b"stillhouse-seed").digest()
 
 
@@ -66,8 +70,7 @@ def log_uniform_table(low: Fraction, high: Fraction, entries: int = 256) -> tupl
 
     `decimal` rounds exp and ln correctly by its specification, so the table is the same everywhere.
     """
-    with localcontext() as context:
-        context.prec = 40
+    with localcontext(Context(prec=40, rounding=ROUND_HALF_EVEN)):  # whatever context the caller is in
         log_low = (Decimal(low.numerator) / low.denominator).ln()
         log_high = (Decimal(high.numerator) / high.denominator).ln()
         step = (log_high - log_low) / entries

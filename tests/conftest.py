@@ -1,0 +1,41 @@
+"""Fixtures that several folders share."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillhouse.stage1_extract.testing import tiny_store
+from stillhouse.storage.store import Store
+from stillhouse.storage.testing import StoreShape, make_store
+
+
+@pytest.fixture(scope="session")
+def sealed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """28 images in 4 blocks, two views of 32 pixels, teacher `tiny`, sealed. Shared: do not write to it."""
+    return tiny_store(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copy_store(sealed_store: Store, tmp_path: Path) -> Callable[[], Store]:
+    """A copy of `sealed_store` that a test may write to."""
+
+    def copy() -> Store:
+        shutil.copytree(sealed_store.root, tmp_path / "store")
+        return Store.open(tmp_path / "store")
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def random_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A sealed `StoreShape()` of random numbers; needs no torch. Shared: do not write to it."""
+    return make_store(tmp_path_factory.mktemp("random") / "store", StoreShape())
+
+
+@pytest.fixture
+def own_store(random_store: Store, tmp_path: Path) -> Store:
+    """A copy of `random_store` that a test may damage."""
+    shutil.copytree(random_store.root, tmp_path / "own")
+    return Store.open(tmp_path / "own")
