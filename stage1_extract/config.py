@@ -22,7 +22,7 @@ class IngestConfig(Config):
     """Samples of one block: the unit of work, commit and retry."""
     order: Literal["hashed", "source"] = "hashed"
     """`hashed`: every block is a fair draw of the data; `source`: blocks follow the sorted keys."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
 
     @field_validator("split")
     @classmethod

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.config import parse_config
-from stillhouse.core.errors import CorruptError
+from stillhouse.core.errors import CorruptError, DataError, SpecMismatchError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
-from stillhouse.storage.codecs import fit_codec
+from stillhouse.storage.codecs import Codec, fit_codec
 from stillhouse.storage.decode import decode
 from stillhouse.storage.seal import Seal, seal
-from stillhouse.storage.specs import TRAIN
+from stillhouse.storage.specs import TRAIN, LevelSpec, spec_differences
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import FIELDS, render, view_hash
 from stillhouse.storage.writer import commit_codecs, commit_features, commit_view
@@ -72,6 +72,7 @@ def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: R
     policy = parse_config(ViewPolicyConfig, store.spec.views, where=f"spec of {store.root}")
     teacher = Teacher(config, view_size=policy.size, device=run.device)
     store.add_teacher(teacher.spec)
+    _require_same_args(store, config)
     todo = undecided(store, config.name)
     with ThreadPoolExecutor(run.threads, "render") as pool:
         extractor = _Extractor(store, teacher, policy, pool)
@@ -89,10 +90,25 @@ def identity(config: TeacherConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"batch", "licence"})
 
 
+def _require_same_args(store: Store, config: TeacherConfig) -> None:
+    """Arguments that change no weight may still change features (an activation, a pooling)."""
+    record = store.record(layout.codecs_unit(config.name))
+    stored = {} if record is None else record.facts["config"]["model_args"]
+    differences = [] if record is None else list(spec_differences(stored, config.model_args, "model_args"))
+    if differences:
+        message = f"store {store.root} holds features of another {config.name!r}: {'; '.join(differences)}"
+        raise SpecMismatchError(message, hint="give this teacher another name")
+
+
 def channel_statistics(tokens_NTD: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
     """`mean` and `std` of every channel over all tokens, float32 [D] each, for objectives that standardise targets."""
     flat = tokens_NTD.reshape(-1, tokens_NTD.shape[-1]).astype(np.float64)
     return {"mean": flat.mean(axis=0).astype(np.float32), "std": flat.std(axis=0).astype(np.float32)}
+
+
+def _no_codes(level: LevelSpec, codec: Codec) -> npt.NDArray[Any]:
+    """[0, T, C]: what a block without a good image has."""
+    return np.empty((0, level.num_tokens, codec.code_type.width), codec.code_type.dtype)
 
 
 class _Extractor:
@@ -106,7 +122,9 @@ class _Extractor:
         store, spec = self._store, self._teacher.spec
         if store.done(layout.codecs_unit(spec.name)):
             return
-        block = next(b for b in store.plan.blocks_of(TRAIN) if len(store.good_rows(b)))
+        block = next((b for b in store.plan.blocks_of(TRAIN) if len(store.good_rows(b))), None)
+        if block is None:
+            raise DataError(f"no training image of store {store.root} can be read", hint="see `stillhouse inspect`")
         rows = store.good_rows(block)[:FIT_ROWS]
         params = self._draw(block, 0)
         batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]
@@ -122,7 +140,7 @@ class _Extractor:
         codecs = {level: store.codec(name, level) for level in self._teacher.spec.levels}
         rows = store.good_rows(block)
         params = self._draw(block, view)
-        codes: dict[str, list[npt.NDArray[Any]]] = {level: [] for level in codecs}
+        codes = {level: [_no_codes(spec, codecs[level])] for level, spec in self._teacher.spec.levels.items()}
         hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
         done = 0
         for pixels in self._rendered(block, rows, params):

@@ -63,8 +63,6 @@ def ingest(root: Path, config: IngestConfig, views: ViewPolicyConfig, reporter: 
 
             commit_images(store, block, samples())
             reporter.event("block", step="ingest", block=block)
-    if not any(len(store.good_rows(b)) for b in store.plan.blocks_of(TRAIN)):
-        raise DataError(f"none of the training images of store {root} can be read", hint="see `stillhouse inspect`")
     return _result(store, len(todo), task.seconds)
 
 
@@ -130,6 +128,10 @@ def image_format(data: bytes) -> str:
 
 
 def _result(store: Store, written: int, seconds: float) -> IngestResult:
+    """The result of a store whose images are all in; DataError when none of them can be trained on."""
+    if not any(len(store.good_rows(b)) for b in store.plan.blocks_of(TRAIN)):
+        message = f"none of the training images of store {store.root} can be read"
+        raise DataError(message, hint="see `stillhouse inspect`")
     blocks = len(store.plan.blocks)
     reasons: Counter[str] = Counter()
     for block in range(blocks):

@@ -1,7 +1,7 @@
 """Training checkpoints: safetensors and JSON, complete or not there at all.
 
 A checkpoint is a folder `step-NNNNNNNN` that appears by one rename, after its files and a COMPLETE.json with their
-sha256 are on disk. The newest whose hashes hold is used; the two newest are kept.
+sha256, and its own, are on disk. The newest whose hashes hold is used; the two newest are kept.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from stillhouse.core.errors import CorruptError
-from stillhouse.storage.commit import canonical_json, disk_errors, publish_folder, read_json, write_synced
+from stillhouse.core.errors import CorruptError, ResourceError
+from stillhouse.storage.commit import disk_errors, publish_folder, read_signed_json, signed_json, write_synced
 
 KEEP = 2
 _TENSORS = "state.safetensors"
@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         _, sha256 = write_synced(staged / _TENSORS, [safetensors.torch.save(contiguous)])
         complete = {"step": step, "sha256": {_TENSORS: sha256}, "facts": checkpoint.facts}
-        write_synced(staged / _COMPLETE, [canonical_json(complete)])
+        write_synced(staged / _COMPLETE, [signed_json(complete)])
         shutil.rmtree(final, ignore_errors=True)
     publish_folder(staged, final)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
@@ -61,11 +61,11 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
 
 def _load(path: Path) -> Checkpoint | None:
     try:
-        complete = read_json(path / _COMPLETE)
+        complete = read_signed_json(path / _COMPLETE, "")
         data = (path / _TENSORS).read_bytes()
-    except (OSError, CorruptError):  # whatever is wrong with it, an older checkpoint may be whole
+    except (OSError, CorruptError, ResourceError):  # whatever is wrong with it, an older checkpoint may be whole
         return None
-    if complete is None or hashlib.sha256(data).hexdigest() != complete.get("sha256", {}).get(_TENSORS):
+    if complete is None or complete["sha256"][_TENSORS] != hashlib.sha256(data).hexdigest():
         return None
     return Checkpoint(safetensors.torch.load(data), complete["facts"])
 

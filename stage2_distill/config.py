@@ -58,7 +58,7 @@ class DistillConfig(Config):
     ema: float = Field(default=0.99996, ge=0, lt=1)
     """Decay of the averaged student that is saved beside the raw one; 0: none."""
     precision: Precision = "fp32"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
     """Threads that decode and render images."""
@@ -75,6 +75,8 @@ class DistillConfig(Config):
         unknown = sorted(objectives.keys() - OBJECTIVES.keys())
         if unknown:
             raise ValueError(f"unknown objective {unknown[0]!r}; known: {', '.join(OBJECTIVES)}")
+        if any(weight < 0 for weight in objectives.values()):
+            raise ValueError("a weight must not be below 0")
         if not any(weight > 0 for weight in objectives.values()):
             raise ValueError("at least one objective needs a weight above 0")
         return objectives

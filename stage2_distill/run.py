@@ -9,7 +9,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.storage.commit import canonical_json, read_json, replace_file
-from stillhouse.storage.seal import latest_seal
+from stillhouse.storage.seal import Seal, content_digest, latest_seal
 from stillhouse.storage.specs import TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
 
@@ -22,6 +22,8 @@ from .trainer import Trainer
 
 RESULT = "result.json"
 STUDENT = "student"
+MEANS = frozenset({"device", "threads", "pixel_cache_mb", "checkpoint_steps", "log_steps"})
+"""Settings that may differ when a run goes on or is found finished."""
 
 
 class DistillResult(Config):
@@ -31,6 +33,9 @@ class DistillResult(Config):
     config: dict[str, Any]
     config_digest: str
     store_sha256: str
+    """Content digest of the store as it was then sealed."""
+    trained_on_sha256: str
+    """Content digest of what was read from it: images, views and the features of one teacher."""
     teacher: str
     num_steps: int
     num_parameters: int
@@ -56,7 +61,11 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         raise UsageError(
             f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
-    identity = {"config": config.model_dump(mode="json"), "store_sha256": sealed.content_sha256, "teacher": spec.name}
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "trained_on_sha256": _trained_on(sealed, spec.name),
+        "teacher": spec.name,
+    }
     finished = _finished(folder, identity)
     if finished is not None:
         return finished, False
@@ -68,7 +77,7 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         trainer.begin(loader.steps_per_epoch)
         _resume(trainer, folder, identity, reporter)
         seconds = _train(trainer, loader, folder, identity, reporter)
-    result = _finish(trainer, spec, folder, identity, seconds)
+    result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
     return result, True
 
 
@@ -100,6 +109,12 @@ def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:
         yield from loader.epoch(epoch, start=start)
 
 
+def _trained_on(sealed: Seal, teacher: str) -> str:
+    """Digest of what a student of `teacher` is trained on; another teacher in the store does not change it."""
+    folders = ("images/", "index/", "views/", f"features/{teacher}/")
+    return content_digest([entry for entry in sealed.objects if entry.path.startswith(folders)])
+
+
 def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
     if name is not None:
         return store.teacher(name)
@@ -112,22 +127,38 @@ def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
     return teachers[0]
 
 
+def finished_run(folder: Path) -> DistillResult:
+    """The result of a run that is finished; UsageError when it is not."""
+    body = read_json(folder / RESULT)
+    if body is None:
+        raise UsageError(f"no finished student at {folder}", hint="run `stillhouse distill` first")
+    return DistillResult.model_validate(body)
+
+
 def _finished(folder: Path, identity: dict[str, Any]) -> DistillResult | None:
     body = read_json(folder / RESULT)
     if body is None:
         return None
     result = DistillResult.model_validate(body)
     _require_same(
-        folder, {"config": result.config, "store_sha256": result.store_sha256, "teacher": result.teacher}, identity
+        folder,
+        {"config": result.config, "trained_on_sha256": result.trained_on_sha256, "teacher": result.teacher},
+        identity,
     )
     return result
 
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    differences = list(spec_differences(stored, asked))
+    differences = list(spec_differences(_without_means(stored), _without_means(asked)))
     if differences:
         message = f"run {folder} was made with another setting: {'; '.join(differences)}"
         raise SpecMismatchError(message, hint="name the new run otherwise (distill.name), or remove the folder")
+
+
+def _without_means(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without the settings that say how a run goes, not what comes out of it."""
+    config = {name: value for name, value in identity["config"].items() if name not in MEANS}
+    return {**identity, "config": config}
 
 
 def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: Reporter) -> None:
@@ -157,6 +188,7 @@ def _finish(
         config=identity["config"],
         config_digest=config.digest(),
         store_sha256=identity["store_sha256"],
+        trained_on_sha256=identity["trained_on_sha256"],
         teacher=spec.name,
         num_steps=trainer.num_steps,
         num_parameters=sum(p.numel() for p in trainer.student.encoder.parameters()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stillhouse.core.encoders import Encoder, create_timm
@@ -34,13 +35,13 @@ class Student(nn.Module):
         self.image_size = image_size
         self.cls_dim, self.patch_dim = dims
         self.config = config
-        if encoder.is_vit:
-            self.mask_token = nn.Parameter(torch.zeros(dims[1]))
+        if self.can_mask:
+            self.mask_token = nn.Parameter(torch.zeros(1, dims[1]))  # two axes: it is decayed, as Proteus does
 
     @property
     def can_mask(self) -> bool:
-        """Only ViTs have patches that can be hidden one by one."""
-        return self.encoder.is_vit
+        """Only plain ViTs have patches that can be hidden one by one between patch and position embedding."""
+        return isinstance(self.encoder.model, VisionTransformer)
 
     def forward(self, x_BCHW: Tensor, mask_MT: Tensor | None = None) -> StudentTokens:
         """Tokens of all samples, and of the first M again with `mask_MT` patches hidden.
@@ -52,9 +53,10 @@ class Student(nn.Module):
             tokens = self.encoder(x_BCHW)
             return StudentTokens(tokens.cls_BD, tokens.patch_BTD, None)
         model: Any = self.encoder.model
-        patches_BTD = model.patch_embed(x_BCHW)
+        patches = model.patch_embed(x_BCHW)  # [B, T, D], or [B, h, w, D] with dynamic_img_size
+        patches_BTD = patches.flatten(1, -2)
         hidden_MTD = torch.where(mask_MT[..., None], self.mask_token.to(patches_BTD.dtype), patches_BTD[: len(mask_MT)])
-        feats = self._after_patches(torch.cat([patches_BTD, hidden_MTD]))
+        feats = self._after_patches(torch.cat([patches_BTD, hidden_MTD]).reshape(-1, *patches.shape[1:]))
         num = len(x_BCHW)
         cls_BD = model.forward_head(feats[:num], pre_logits=True)
         patch = feats[:, model.num_prefix_tokens :]

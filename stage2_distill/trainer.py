@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stillhouse.core import rng
 from stillhouse.core.encoders import normalise, pick_device
 from stillhouse.core.errors import ResourceError, UsageError
 from stillhouse.storage.specs import TeacherSpec
@@ -40,9 +41,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         cls, patch = teacher.levels["cls"], teacher.levels["patch"]
         self.student = build_student(config.student, patch, view_size=store.spec.view_size).to(self.device)
-        if "patch" in self._weights and not self.student.can_mask:
-            message = f"objective 'patch' hides patches, which {config.student.model} has none of"
-            raise UsageError(message, hint="use a ViT student, or objectives: {token: 1, feature: 1}")
+        if "patch" in self._weights:
+            self._require_masks(patch.num_tokens)
         self.heads = Heads(
             student_cls=self.student.cls_dim,
             student_patch=self.student.patch_dim,
@@ -60,6 +60,16 @@ class Trainer:
         self.step, self.num_steps, self.seconds = 0, 0, 0.0
         self.lr = 0.0
         self.last_losses: dict[str, float] = {}
+
+    def _require_masks(self, num_patches: int) -> None:
+        config, mask = self.config, self.config.mask
+        if not self.student.can_mask:
+            message = f"objective 'patch' hides single patches, which student {config.student.model} cannot do"
+            raise UsageError(message, hint="use a timm VisionTransformer, or objectives: {token: 1, feature: 1}")
+        if int(mask.probability * config.batch) == 0 or int(mask.ratio * num_patches) == 0:
+            message = f"mask probability {mask.probability} and ratio {mask.ratio} hide nothing"
+            where = f"in batches of {config.batch} with {num_patches} patches"
+            raise UsageError(f"{message} {where}", hint="make them larger, or leave objective 'patch' out")
 
     def begin(self, steps_per_epoch: int) -> None:
         """Fix the length of the run."""
@@ -80,6 +90,7 @@ class Trainer:
         self.lr = self._lr()
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
+        torch.manual_seed(rng.block(rng.seed_bytes(self.config.seed), "", self.step, "dropout")[0])
         losses = self._losses(batch)
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()  # type: ignore[no-untyped-call]
@@ -181,9 +192,7 @@ class Trainer:
             self._ema.load_state_dict(_below(tensors, "ema."))
         for name, parameter in self._trained():
             state = _below(tensors, f"optimiser.{name}.")
-            self.optimiser.state[parameter] = {
-                key: value.to(value.device if key == "step" else self.device) for key, value in state.items()
-            }
+            self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in state.items()}
         self.step, self.seconds = int(checkpoint.facts["step"]), float(checkpoint.facts["seconds"])
 
 

@@ -1,0 +1,59 @@
+"""Decoders: torch gives what each codec's numpy gives, on the training device."""
+
+import numpy as np
+import pytest
+import torch
+
+from stillhouse.core.errors import UsageError
+from stillhouse.stage2_distill.decoders import DECODERS, TargetScaling, build_decoder
+from stillhouse.storage.codecs import CODECS, fit_codec
+from stillhouse.storage.codecs.fp16 import Fp16
+
+CPU = torch.device("cpu")
+
+
+def tokens(num: int = 9) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+    """float32 [num, 5, 24] with channels of very different sizes, as teachers have."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    scales = np.logspace(-2, 1.5, 24)
+    drawn: np.ndarray[tuple[int, int, int], np.dtype[np.float32]] = (
+        generator.normal(0.3, 1.0, (num, 5, 24)) * scales
+    ).astype(np.float32)
+    return drawn
+
+
+def test_every_codec_has_a_decoder() -> None:
+    assert DECODERS.keys() == CODECS.keys()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_torch_decodes_what_numpy_decodes(name: str) -> None:
+    codec = fit_codec(name, tokens())
+    codes = codec.encode(tokens(40))
+    expected = codec.decode(codes)
+    decoded = build_decoder(codec, CPU)(torch.from_numpy(codes))
+    assert decoded.dtype == torch.float32
+    assert decoded.shape == (40, 5, codec.dim)
+    largest = np.abs(expected).max(axis=(0, 1))  # of each channel
+    np.testing.assert_allclose(decoded.numpy() / largest, expected / largest, rtol=0, atol=1e-6)
+
+
+def test_a_codec_without_decoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fp16, "name", "fp17")
+    with pytest.raises(UsageError, match="codec 'fp17' has no decoder for training; known: fp16, int8"):
+        build_decoder(Fp16(4), CPU)
+
+
+def test_centred_targets_have_no_mean_and_one_scale() -> None:
+    found = tokens(200)
+    mean, std = found.mean(axis=(0, 1)), found.std(axis=(0, 1))
+    scaled = TargetScaling(mean, std, CPU)(torch.from_numpy(found)).numpy()
+    np.testing.assert_allclose(scaled.mean(axis=(0, 1)), 0, atol=1e-5)
+    assert np.mean(scaled.astype(np.float64) ** 2) == pytest.approx(1, rel=1e-4)
+    ratio = scaled.std(axis=(0, 1)) / std
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_constant_features_stay_finite() -> None:
+    scaling = TargetScaling(np.full(3, 2.0, np.float32), np.zeros(3, np.float32), CPU)
+    assert (scaling(torch.full((1, 1, 3), 2.0)) == 0).all()
