@@ -27,12 +27,12 @@ LINEAR_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledImages:
-    """The images of one split that have a label: rendered once, read by every encoder."""
+class LabelledRows:
+    """The samples of one split that have a label: where they are, what they are called, their class numbers."""
 
+    at: tuple[tuple[int, int], ...]
     keys: tuple[str, ...]
     labels_N: npt.NDArray[np.int64]
-    pixels_NSSC: npt.NDArray[np.uint8]
 
 
 def classes_of(store: Store) -> tuple[str, ...]:
@@ -41,8 +41,8 @@ def classes_of(store: Store) -> tuple[str, ...]:
     return tuple(sorted({s.label for b in blocks for s in store.samples(b) if s.label is not None}))
 
 
-def labelled_images(store: Store, split: str, config: EvalConfig) -> LabelledImages:
-    """The labelled images of a split at the size of the views, uint8 [N, S, S, 3].
+def labelled_rows(store: Store, split: str) -> LabelledRows:
+    """The labelled samples of a split, from the index alone.
 
     Raises:
         UsageError: the store has no such split, or no labels in it.
@@ -56,22 +56,27 @@ def labelled_images(store: Store, split: str, config: EvalConfig) -> LabelledIma
     chosen = [(b, int(i)) for b, i in where if store.samples(b)[i].label is not None]
     if not chosen:
         raise UsageError(f"split {split!r} of store {store.root} has no labels", hint="probes need labelled images")
+    samples = [store.samples(b)[i] for b, i in chosen]
+    labels = np.array([number[str(sample.label)] for sample in samples], np.int64)
+    return LabelledRows(tuple(chosen), tuple(sample.key for sample in samples), labels)
+
+
+def middle_pixels(store: Store, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:
+    """uint8 [N, S, S, 3]: the plain middle of each image at the size of the store's views."""
     size = store.spec.view_size
 
     def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
         image = decode(store.image_bytes(*at))
         return render(image, np.array(center_params(*image.size), np.int32), size)
 
-    with ThreadPoolExecutor(config.threads) as pool:
-        pixels = np.stack(list(pool.map(one, chosen)))
-    samples = [store.samples(b)[i] for b, i in chosen]
-    labels = np.array([number[str(sample.label)] for sample in samples], np.int64)
-    return LabelledImages(tuple(sample.key for sample in samples), labels, pixels)
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(one, rows.at)))
 
 
 def encode_images(
     subject: Subject,
-    images: LabelledImages,
+    pixels_NSSC: npt.NDArray[np.uint8],
+    labels_N: npt.NDArray[np.int64],
     num_classes: int,
     config: EvalConfig,
     advance: Callable[[int], None] = lambda num: None,
@@ -81,7 +86,7 @@ def encode_images(
     encoder = subject.encoder.to(device)
     cls: list[list[npt.NDArray[np.float32]]] = []
     means: list[npt.NDArray[np.float32]] = []
-    for pixels in batches(images.pixels_NSSC, config.batch):
+    for pixels in batches(pixels_NSSC, config.batch):
         x_BCHW = _input(subject, pixels, device)
         with torch.inference_mode():
             blocks, patch_BTD = encoder.last_blocks(x_BCHW, LINEAR_BLOCKS)
@@ -89,7 +94,7 @@ def encode_images(
         means.append(patch_BTD.mean(dim=1).float().cpu().numpy())
         advance(len(pixels))
     joined = tuple(np.concatenate(parts) for parts in zip(*cls, strict=True))
-    return Features(joined, np.concatenate(means), images.labels_N, num_classes)
+    return Features(joined, np.concatenate(means), labels_N, num_classes)
 
 
 def patch_maps(

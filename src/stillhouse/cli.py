@@ -43,17 +43,17 @@ def run_verb(
     """Walk the whole way: ingest, extract, distill, eval, report. What is done already is left alone."""
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse import summary
+        from stillhouse import page, summary
         from stillhouse.pipeline import run
 
         result = run(pipeline, _seeds(pipeline, seeds), reporter)
-        report = summary.write_report(pipeline, result, reporter)
+        report = page.write_report(pipeline, result, reporter)
         if not as_json:
-            summary.print_table(result)
-        idle = not any(result.ledger.worked.values())
+            summary.print_table(result.judged)
+        idle = result.ledger.idle
         reporter.say(f"{'nothing to do, everything is there; ' if idle else ''}report: {report}")
         code = EXIT_QUARANTINED if result.ingested.quarantined else EXIT_OK
-        return code, {**summary.as_json(result), "report": str(report), "nothing_to_do": idle}
+        return code, {**summary.as_json(result.judged), "report": str(report), "nothing_to_do": idle}
 
     _with_config(config, overrides, as_json, body)
 
@@ -65,7 +65,7 @@ def ingest_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.pipeline import Ledger, run_ingest
 
-        _, result = run_ingest(pipeline, reporter, Ledger())
+        _, result = run_ingest(pipeline, reporter, Ledger(Path(pipeline.out)))
         facts = {"samples": result.num_samples, "quarantined": result.quarantined, "store": str(pipeline.store_path)}
         return (EXIT_QUARANTINED if result.quarantined else EXIT_OK), facts
 
@@ -81,7 +81,7 @@ def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as
         from stillhouse.storage.seal import latest_seal
         from stillhouse.storage.store import Store
 
-        run_extract(pipeline, Store.open(pipeline.store_path), reporter, Ledger())
+        run_extract(pipeline, Store.open(pipeline.store_path), reporter, Ledger(Path(pipeline.out)))
         sealed = latest_seal(pipeline.store_path)
         assert sealed is not None
         return EXIT_OK, {"store": str(pipeline.store_path), "content_sha256": sealed.content_sha256}
@@ -100,7 +100,7 @@ def distill_verb(
         from stillhouse.storage.store import Store
 
         chosen = _seeds(pipeline, seeds)
-        results = run_distill(pipeline, Store.open(pipeline.store_path), chosen, reporter, Ledger())
+        results = run_distill(pipeline, Store.open(pipeline.store_path), chosen, reporter, Ledger(Path(pipeline.out)))
         folders = [str(student_folder(pipeline, seed)) for seed in chosen]
         for folder in folders:
             reporter.say(f"student: {folder}/student")
@@ -146,7 +146,9 @@ def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
 @app.command("verify")
 def verify_verb(
     store: StoreArgument,
-    repair: Annotated[bool, typer.Option(help="Drop damaged units, so that the step that made them makes them again.")] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Drop damaged units, so that the step that made them makes them again.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read every object of a store and compare it with its record."""

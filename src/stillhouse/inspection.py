@@ -43,7 +43,9 @@ def inspect_store(root: Path) -> dict[str, Any]:
         "total_bytes": sum(sizes.values()),
         "objects": sum(len(record.objects) for record in found),
         "quarantined": quarantined(store),
-        "sealed": None if sealed is None else {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
+        "sealed": None
+        if sealed is None
+        else {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
     }
 
 
@@ -61,7 +63,13 @@ def _teacher(store: Store, name: str, sizes: Counter[str]) -> dict[str, Any]:
         num_bytes = sizes[layout.features_array(name, level)]
         per_token = num_bytes / (done * shape.num_tokens) if done else None
         levels[level] = {"tokens": shape.num_tokens, "dim": shape.dim, "bytes": num_bytes, "bytes_per_token": per_token}
-    return {"name": name, "model": spec.model, "weights_sha256": spec.weights_sha256, "codec": spec.codec, "levels": levels}
+    return {
+        "name": name,
+        "model": spec.model,
+        "weights_sha256": spec.weights_sha256,
+        "codec": spec.codec,
+        "levels": levels,
+    }
 
 
 def quarantined(store: Store) -> list[dict[str, str]]:
@@ -81,12 +89,16 @@ def print_inspection(facts: dict[str, Any]) -> None:
     splits = ", ".join(f"{name} {num:,}" for name, num in facts["splits"].items())
     views = facts["views"]
     table.add_row("store", f"{facts['store']}  (format {facts['format_version']}, id {facts['store_id'][:12]})")
-    table.add_row("samples", f"{facts['samples']:,} ({splits}) in {facts['blocks']} blocks of {facts['block_samples']:,}")
+    table.add_row(
+        "samples", f"{facts['samples']:,} ({splits}) in {facts['blocks']} blocks of {facts['block_samples']:,}"
+    )
     table.add_row("views", f"{views['num']} x {views['policy']} at {views['size']} pixels, seed {views['seed']}")
     for teacher in facts["teachers"]:
         table.add_row("teacher", f"{teacher['name']}: {teacher['model']}, weights {teacher['weights_sha256'][:12]}")
         for level, shape in teacher["levels"].items():
-            per_token = "nothing yet" if shape["bytes_per_token"] is None else f"{shape['bytes_per_token']:,.0f} bytes a token"
+            per_token = (
+                "nothing yet" if shape["bytes_per_token"] is None else f"{shape['bytes_per_token']:,.0f} bytes a token"
+            )
             table.add_row("", f"{level}: {shape['tokens']} x {shape['dim']}, {teacher['codec']}, {per_token}")
     for column, num_bytes in facts["bytes"].items():
         table.add_row("bytes", f"{num_bytes:>15,}  {column}")
@@ -114,7 +126,9 @@ def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dic
     if dropped:
         reporter.say(f"dropped {len(dropped)} damaged units; run the same pipeline again and it makes them anew")
     elif result.problems:
-        reporter.say(f"{len(result.problems)} objects are damaged; `stillhouse verify {root} --repair` drops their units")
+        reporter.say(
+            f"{len(result.problems)} objects are damaged; `stillhouse verify {root} --repair` drops their units"
+        )
     else:
         state = f"content {result.content_sha256}" + ("" if result.sealed else ", not sealed yet")
         reporter.say(f"whole: {result.num_objects:,} objects, {result.num_bytes:,} bytes, {state}")

@@ -1,21 +1,23 @@
 """The whole way: pipeline.yaml to report. Each step is skipped when its output is there and whole.
 
-    ingest -> extract (per teacher) -> distill (per seed) -> eval -> report
+ingest -> extract (per teacher) -> distill (per seed) -> eval -> report
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 from pydantic import Field, field_validator
 
-from stillhouse.core.config import Config
+from stillhouse.core.config import Config, config_digest
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
-from stillhouse.eval.retention import ProbeRetention, retain
+from stillhouse.eval.kept import Kept, decide, keep
+from stillhouse.eval.report_data import Verdict
 from stillhouse.eval.run import Evaluation, Judgement
 from stillhouse.eval.subjects import exported_student, teacher_subject, untrained_student
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
@@ -23,9 +25,9 @@ from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.ingest import IngestResult, ingest
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage2_distill.config import DistillConfig
-from stillhouse.stage2_distill.run import STUDENT, DistillResult, distill
+from stillhouse.stage2_distill.run import STUDENT, DistillResult, distill, finished_run
 from stillhouse.storage import layout
-from stillhouse.storage.commit import replace_file
+from stillhouse.storage.commit import canonical_json, read_json, replace_file
 from stillhouse.storage.store import Store
 
 
@@ -72,37 +74,44 @@ def save_resolved(config: PipelineConfig) -> None:
     replace_file(Path(config.out) / "pipeline.resolved.yaml", text.encode())
 
 
-@dataclass(slots=True)
 class Ledger:
-    """What each step did and how long it took; the last line of a run is made from it."""
+    """Seconds that each step took, summed over the sittings of a run and kept in `<out>/ledger.json`."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    worked: dict[str, bool] = field(default_factory=dict)
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "ledger.json"
+        self.seconds: dict[str, float] = dict(read_json(self._path) or {})
+        self.idle = True
 
     def enter(self, step: str, seconds: float, worked: bool) -> None:
-        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
-        self.worked[step] = self.worked.get(step, False) or worked
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """A finished pipeline: students by seed, what was kept, and where the report is."""
-
-    ingested: IngestResult
-    students: tuple[DistillResult, ...]
-    judged: "Judged"
-    ledger: Ledger
+        """Add a step's time, if it did anything."""
+        if worked:
+            self.idle = False
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + seconds, 3)
+            replace_file(self._path, canonical_json(self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Teacher, students and their untrained selves in the order of the seeds, and retention per seed."""
+    """Teacher, students and their untrained selves in the order of the seeds, and what was kept of each probe."""
 
     teacher: Judgement
     students: tuple[Judgement, ...]
     untrained: tuple[Judgement, ...]
-    retention: tuple[tuple[ProbeRetention, ...], ...]
+    kept: tuple[tuple[Kept, ...], ...]
+    verdict: Verdict
+    seeds: tuple[int, ...]
     evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished pipeline: its store, students by seed, and what they kept."""
+
+    store: Store
+    ingested: IngestResult
+    students: tuple[DistillResult, ...]
+    judged: Judged
+    ledger: Ledger
 
 
 def run_ingest(config: PipelineConfig, reporter: Reporter, ledger: Ledger) -> tuple[Store, IngestResult]:
@@ -144,36 +153,29 @@ def run_distill(
 
 
 def run_eval(
-    config: PipelineConfig,
-    store: Store,
-    students: Sequence[DistillResult],
-    seeds: Sequence[int],
-    reporter: Reporter,
-    ledger: Ledger,
+    config: PipelineConfig, store: Store, students: Sequence[DistillResult], reporter: Reporter, ledger: Ledger
 ) -> Judged:
     """Probes on the teacher, on each student, and on each student as it was before training."""
     begin = time.monotonic()
     spec = store.teacher(students[0].teacher)
+    seeds = tuple(int(student.config["seed"]) for student in students)
     evaluation = Evaluation(store, config.eval, Path(config.out) / "eval", reporter)
-    teacher_config = config.teacher_of(spec.name)
-    teacher = evaluation.judge(
-        f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(teacher_config, spec)
-    )
-    judged, untrained, retained = [], [], []
+    source = config.teacher_of(spec.name)
+    teacher = evaluation.judge(f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec))
+    trained, untrained = [], []
     for seed, student in zip(seeds, students, strict=True):
-        folder = student_folder(config, seed) / STUDENT
-        name = f"{student.name}-seed{seed}"
-        start = f"{name}-untrained"
-        judged.append(evaluation.judge(name, student.weights_sha256, lambda f=folder, n=name: exported_student(f, n)))
-        untrained.append(
-            evaluation.judge(
-                start, f"start of {student.config_digest}", lambda f=folder, n=start, s=seed: untrained_student(f, n, s)
-            )
+        folder, name = student_folder(config, seed) / STUDENT, f"{student.name}-seed{seed}"
+        trained.append(evaluation.judge(name, student.weights_sha256, partial(exported_student, folder, name)))
+        start, made_by = (
+            f"{name}-untrained",
+            f"{config_digest(student.config['student'])} at {student.image_size}, seed {seed}",
         )
-        retained.append(retain(config.eval, evaluation, teacher, judged[-1], untrained[-1]))
+        untrained.append(evaluation.judge(start, made_by, partial(untrained_student, folder, start, seed)))
+    labels = evaluation.test.labels_N
+    kept = tuple(keep(config.eval, labels, teacher, *pair) for pair in zip(trained, untrained, strict=True))
     ledger.enter("eval", time.monotonic() - begin, evaluation.num_judged > 0)
     reporter.say(f"eval: {1 + 2 * len(students)} encoders judged{_already(evaluation.num_judged == 0)}")
-    return Judged(teacher, tuple(judged), tuple(untrained), tuple(retained), evaluation)
+    return Judged(teacher, tuple(trained), tuple(untrained), kept, decide(kept), seeds, evaluation)
 
 
 def student_folder(config: PipelineConfig, seed: int) -> Path:
@@ -191,9 +193,15 @@ def _already(found: bool) -> str:
 
 def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
     """Walk the whole way. What is done already is left alone."""
-    ledger = Ledger()
+    ledger = Ledger(Path(config.out))
     store, ingested = run_ingest(config, reporter, ledger)
     run_extract(config, store, reporter, ledger)
     students = run_distill(config, store, seeds, reporter, ledger)
-    judged = run_eval(config, store, students, seeds, reporter, ledger)
-    return RunResult(ingested, students, judged, ledger)
+    return RunResult(store, ingested, students, run_eval(config, store, students, reporter, ledger), ledger)
+
+
+def judge(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Judged:
+    """Judge students that are trained already; UsageError when one is not."""
+    store = Store.open(config.store_path)
+    students = [finished_run(student_folder(config, seed)) for seed in seeds]
+    return run_eval(config, store, students, reporter, Ledger(Path(config.out)))

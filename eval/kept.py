@@ -1,0 +1,94 @@
+"""What a student kept of its teacher on each probe, and whether that is worth having.
+
+Legend: R resamplings, N test images, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import EvalConfig
+from .probe import IntArray
+from .report_data import Verdict
+from .retention import bootstrap_scores, interval, share_of
+from .run import Judgement
+
+RULE = (
+    "GO when, on every probe and for every seed, the student beats its untrained self: the lower end of the 95 % "
+    "interval of student minus untrained, from a paired bootstrap over the test images, is above 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One probe: scores of teacher, student and untrained student, what was kept, what was gained."""
+
+    probe: str
+    teacher: float
+    teacher_low: float
+    teacher_high: float
+    student: float
+    student_low: float
+    student_high: float
+    untrained: float
+    share: float
+    """Student over teacher."""
+    gap_closed: float
+    """(student - untrained) over (teacher - untrained)."""
+    gain: float
+    """Student minus untrained; `gain_low` and `gain_high` from a paired bootstrap."""
+    gain_low: float
+    gain_high: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def keep(
+    config: EvalConfig, labels_N: IntArray, teacher: Judgement, student: Judgement, untrained: Judgement
+) -> tuple[Kept, ...]:
+    """Retention on every probe of a student, by the metric of the config."""
+    kept = []
+    for probe in student.scores:
+        scores = [judged.scores[probe][config.metric] for judged in (teacher, student, untrained)]
+        drawn = [
+            bootstrap_scores(
+                judged.predictions[probe], labels_N, metric=config.metric, num=config.bootstrap, seed=config.seed
+            )
+            for judged in (teacher, student, untrained)
+        ]
+        gains_R = drawn[1] - drawn[2]
+        kept.append(
+            Kept(
+                probe,
+                scores[0],
+                *interval(drawn[0]),
+                scores[1],
+                *interval(drawn[1]),
+                scores[2],
+                share_of(scores[1], scores[0]),
+                share_of(scores[1] - scores[2], scores[0] - scores[2]),
+                scores[1] - scores[2],
+                *interval(gains_R),
+            )
+        )
+    return tuple(kept)
+
+
+def decide(kept: Sequence[Sequence[Kept]]) -> Verdict:
+    """The go / no-go line over all seeds and probes."""
+    rows = [(seed, row) for seed, probes in enumerate(kept) for row in probes]
+    failed = [(seed, row) for seed, row in rows if not row.gain_low > 0]
+    if failed:
+        seed, row = failed[0]
+        which = f" of student {seed + 1}" if len(kept) > 1 else ""
+        line = f"{row.probe}{which} gained {row.gain:+.3f} over the untrained student ({row.gain_low:+.3f} … {row.gain_high:+.3f})"
+        return Verdict(go=False, line=line, rule=RULE)
+    lowest = min(row.gain_low for _, row in rows)
+    share = float(np.mean([row.share for _, row in rows]))
+    line = (
+        f"the student keeps {100 * share:.0f} % of its teacher and gains at least {lowest:+.3f} over its untrained self"
+    )
+    return Verdict(go=True, line=line, rule=RULE)

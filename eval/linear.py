@@ -1,0 +1,131 @@
+"""The linear probe of DINOv2: a grid of linear heads on frozen features, the best of them reported.
+
+Source: DINOv2's linear evaluation (spec/methods.md §3.2). Kept: the grid (last blocks {1, 4} x average pooling {no, yes}
+x 13 learning rates = 52 heads), N(0, 0.01) starts, SGD with momentum 0.9 and no weight decay, learning rates times
+batch / 256, a cosine to 0, the sum of the heads' cross-entropies. Two differences, both deliberate:
+
+* It trains on stored features of one plain rendering of each image; the published one renders random crops and flips
+  anew for 12,500 iterations. Scores compare between encoders of one run, not with published tables.
+* By default the head is chosen on held-out training images and trained again on all of them; the published score is the
+  best of 52 heads on the test images themselves (`selection: test`).
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from stillhouse.core.config import Config
+
+from .holdout import hold_out
+from .metrics import all_scores, top1
+from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
+from .standardise import Standardiser
+
+if TYPE_CHECKING:
+    from .linear_heads import Layout
+
+LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+
+
+class LinearConfig(Config):
+    """Settings of the linear probe. DINOv2 ran 12,500 iterations at batch 1024, Proteus 25,020 at batch 512."""
+
+    name: Literal["linear"] = "linear"
+    iterations: int = Field(1250, ge=1)
+    batch: int = Field(256, ge=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(LEARNING_RATES, min_length=1)
+    """At batch 256; the rate used is this times batch / 256."""
+    standardise: bool = False
+    """Zero mean and unit variance per dimension; the published probe reads raw features."""
+    selection: Literal["holdout", "test"] = "holdout"
+    """Where the head is chosen: on training images held out, or, as published, on the test images themselves."""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    """Share of the training images held out for `selection: holdout`."""
+    seed: int = Field(0, ge=0)
+    """Of the heads' starts, the batches and the held-out part."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """52 heads (26 for an encoder with fewer than four blocks) in one pass; the best one's test score."""
+
+    config: LinearConfig = field(default_factory=LinearConfig)
+    name: ClassVar[str] = "linear"
+
+    def run(self, train: Features, test: Features) -> ProbeResult:
+        from .linear_heads import wide_features
+
+        check_features(train, test)
+        train_NW, layouts = wide_features(train)
+        test_NW, _ = wide_features(test)
+        final = _Split(train_NW, train.labels, test_NW, test.labels)
+        choice = final
+        if self.config.selection == "holdout":
+            fit, held = hold_out(train.labels, self.config.holdout, self.config.seed, self.name)
+            choice = _Split(train_NW[fit], train.labels[fit], train_NW[held], train.labels[held])
+        grid = self._train(choice, layouts, self.config.learning_rates, train.num_classes)
+        best = max(grid, key=lambda scored: scored.best_score)
+        if choice is final:
+            predictions_N = best.predictions_HN[best.best_rate]
+        else:
+            (retrained,) = self._train(final, (best.layout,), (self._rate(best),), train.num_classes)
+            (predictions_N,) = retrained.predictions_HN
+        return self._result(grid, best, predictions_N, test.labels)
+
+    def _train(
+        self, split: "_Split", layouts: "tuple[Layout, ...]", learning_rates: tuple[float, ...], num_classes: int
+    ) -> "list[_Scored]":
+        from .linear_heads import Schedule, predict_heads, train_heads
+
+        if self.config.standardise:
+            split = split.standardised()
+        schedule = Schedule(iterations=self.config.iterations, batch=self.config.batch, seed=self.config.seed)
+        heads = train_heads(split.fit_NW, split.fit_labels, num_classes, layouts, learning_rates, schedule)
+        return [_Scored(head.layout, predict_heads(split.eval_NW, head), split.eval_labels) for head in heads]
+
+    def _rate(self, best: "_Scored") -> float:
+        return self.config.learning_rates[best.best_rate]
+
+    def _result(
+        self, grid: "list[_Scored]", best: "_Scored", predictions_N: IntArray, labels_N: IntArray
+    ) -> ProbeResult:
+        num_heads = len(grid) * len(self.config.learning_rates)
+        images = "the test images" if self.config.selection == "test" else "held-out training images"
+        return ProbeResult(
+            name=self.name,
+            scores=all_scores(predictions_N, labels_N),
+            predictions=predictions_N,
+            chosen={
+                "layout": best.layout.name,
+                "learning_rate": self._rate(best),
+                "selection": f"best of {num_heads} heads on {images}",
+            },
+            details={"selection_top1": {scored.layout.name: scored.scores_H for scored in grid}},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Images that heads are fitted on, and images that they are judged on."""
+
+    fit_NW: FloatArray
+    fit_labels: IntArray
+    eval_NW: FloatArray
+    eval_labels: IntArray
+
+    def standardised(self) -> "_Split":
+        scaler = Standardiser.fit(self.fit_NW)
+        fit_NW, eval_NW = (scaler.apply(part_NW).astype(np.float32) for part_NW in (self.fit_NW, self.eval_NW))
+        return _Split(fit_NW, self.fit_labels, eval_NW, self.eval_labels)
+
+
+class _Scored:
+    """The heads of one layout, judged; of equal scores the first learning rate of the config is best."""
+
+    def __init__(self, layout: "Layout", predictions_HN: IntArray, labels_N: IntArray) -> None:
+        self.layout, self.predictions_HN = layout, predictions_HN
+        self.scores_H = [top1(predictions_N, labels_N) for predictions_N in predictions_HN]
+        self.best_score = max(self.scores_H)
+        self.best_rate = self.scores_H.index(self.best_score)

@@ -1,0 +1,147 @@
+"""Many linear heads trained at once by SGD: those that read the same columns share one wide matrix product.
+
+Shape letters: N images, B batch, W width of the widest head, D width of a layout, H learning rates, C classes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+
+from stillhouse.core.rng import permutation, uniform_words
+
+from .probe import Features, FloatArray, IntArray
+
+INIT_STD = 0.01
+MOMENTUM = 0.9
+PREDICT_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of the wide matrix [blocks -4..-1, patch mean] a head reads; always one contiguous run."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class WideHead:
+    """The heads of one layout, one a learning rate: float32 weights [D, H*C] and biases [H*C]."""
+
+    layout: Layout
+    learning_rates: tuple[float, ...]
+    weight_DHC: torch.Tensor
+    bias_HC: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and on what batches; learning rates are given at batch 256 and scale with the batch."""
+
+    iterations: int
+    batch: int
+    seed: int
+
+    def factor(self, iteration: int) -> float:
+        """What multiplies a learning rate at `iteration`: batch / 256, times a cosine to 0 without warm-up."""
+        return self.batch / 256 * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
+
+
+def wide_features(feats: Features) -> tuple[FloatArray, tuple[Layout, ...]]:
+    """float32 [N, W] and the layouts {1, 4} blocks x {without, with} patch mean; 4 only where there are 4 blocks.
+
+    Every layout is a slice of one matrix, so a batch is gathered once for all of them. (A head does not care in which
+    order its inputs stand.)
+    """
+    blocks = feats.blocks[-4:] if len(feats.blocks) >= 4 else feats.blocks[-1:]
+    last = sum(block.shape[1] for block in blocks[:-1])
+    patches = last + blocks[-1].shape[1]
+    end = patches + feats.patch_mean.shape[1]
+    layouts = [Layout("cls1", last, patches), Layout("cls1+patch", last, end)]
+    if len(blocks) == 4:
+        layouts += [Layout("cls4", 0, patches), Layout("cls4+patch", 0, end)]
+    return np.concatenate([*blocks, feats.patch_mean], axis=1, dtype=np.float32), tuple(layouts)
+
+
+@torch.no_grad()
+def train_heads(
+    feats_NW: FloatArray,
+    labels_N: IntArray,
+    num_classes: int,
+    layouts: Sequence[Layout],
+    learning_rates: Sequence[float],
+    schedule: Schedule,
+) -> list[WideHead]:
+    """One WideHead a layout after SGD on the sum of the heads' mean cross-entropies.
+
+    Momentum 0.9, no weight decay, weights from N(0, 0.01), biases 0. Heads share batches and nothing else, so each
+    equals the head that `torch.optim.SGD` trains alone.
+    """
+    heads = [_new_head(layout, tuple(learning_rates), num_classes, schedule.seed) for layout in layouts]
+    momenta = [(torch.zeros_like(head.weight_DHC), torch.zeros_like(head.bias_HC)) for head in heads]
+    rates_HC = torch.tensor(learning_rates, dtype=torch.float32).repeat_interleave(num_classes)
+    data_NW, targets_N = torch.from_numpy(feats_NW), torch.from_numpy(labels_N)
+    for iteration, rows in enumerate(batches(len(labels_N), schedule)):
+        batch_BW = data_NW[rows]
+        one_hot_B1C = torch.nn.functional.one_hot(targets_N[rows], num_classes)[:, None, :]
+        step_HC = rates_HC * schedule.factor(iteration)
+        for head, (momentum_DHC, momentum_HC) in zip(heads, momenta, strict=True):
+            inputs_BD = batch_BW[:, head.layout.start : head.layout.stop]
+            grad_BHC = _logit_gradient(torch.addmm(head.bias_HC, inputs_BD, head.weight_DHC), one_hot_B1C)
+            momentum_DHC.mul_(MOMENTUM).addmm_(inputs_BD.T, grad_BHC)
+            momentum_HC.mul_(MOMENTUM).add_(grad_BHC.sum(0))
+            head.weight_DHC.addcmul_(momentum_DHC, step_HC, value=-1)
+            head.bias_HC.addcmul_(momentum_HC, step_HC, value=-1)
+    return heads
+
+
+@torch.no_grad()
+def predict_heads(feats_NW: FloatArray, head: WideHead) -> IntArray:
+    """int64 [H, N]: the predicted class of every learning rate's head; of equal logits the lowest class."""
+    num_rates = len(head.learning_rates)
+    parts = []
+    for start in range(0, len(feats_NW), PREDICT_ROWS):
+        rows = torch.from_numpy(feats_NW[start : start + PREDICT_ROWS, head.layout.start : head.layout.stop])
+        logits_BHC = torch.addmm(head.bias_HC, rows, head.weight_DHC).view(len(rows), num_rates, -1)
+        parts.append(logits_BHC.numpy().argmax(axis=2).T)
+    return np.concatenate(parts, axis=1, dtype=np.int64)
+
+
+def batches(num: int, schedule: Schedule) -> Iterator[torch.Tensor]:
+    """Row numbers int64 [B] of each iteration, cut from one permutation of the N rows after the other."""
+    epochs = (permutation(schedule.seed, num, "linear-epoch", epoch) for epoch in count())
+    rest = np.empty(0, dtype=np.int64)
+    for _ in range(schedule.iterations):
+        while len(rest) < schedule.batch:
+            rest = np.concatenate([rest, next(epochs)])
+        yield torch.from_numpy(rest[: schedule.batch])
+        rest = rest[schedule.batch :]
+
+
+def initial_weights(layout: Layout, learning_rate: float, num_classes: int, seed: int) -> FloatArray:
+    """float32 [D, C] from N(0, 0.01): the start of one head, whichever heads are trained beside it.
+
+    A normal is the centred sum of twelve uniform 16-bit words (Irwin-Hall), so it is the same on every machine.
+    """
+    shape = (layout.stop - layout.start, num_classes)
+    words = uniform_words(seed, 3 * math.prod(shape), "linear-init", layout.name, f"{learning_rate:.17g}")
+    sums = words.view(np.uint16).reshape(-1, 12).sum(axis=1, dtype=np.int64) - 6 * 0xFFFF
+    return (sums.reshape(shape) * (INIT_STD / 0xFFFF)).astype(np.float32)
+
+
+def _new_head(layout: Layout, learning_rates: tuple[float, ...], num_classes: int, seed: int) -> WideHead:
+    starts = [initial_weights(layout, rate, num_classes, seed) for rate in learning_rates]
+    weight_DHC = torch.from_numpy(np.concatenate(starts, axis=1))
+    return WideHead(layout, learning_rates, weight_DHC, torch.zeros(weight_DHC.shape[1]))
+
+
+def _logit_gradient(logits_BHC: torch.Tensor, one_hot_B1C: torch.Tensor) -> torch.Tensor:
+    """Gradient of every head's mean cross-entropy for its logits [B, H*C]: (softmax - one-hot) / B."""
+    num, _, num_classes = one_hot_B1C.shape
+    probs_BHC = torch.softmax(logits_BHC.view(num, -1, num_classes), dim=2)
+    return probs_BHC.sub_(one_hot_B1C).div_(num).view(num, -1)

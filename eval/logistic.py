@@ -1,0 +1,137 @@
+"""Logistic regression on frozen class tokens, in the two published forms (spec/methods.md §3.3).
+
+`dinov2` reads raw features and scans C from 1e-6 to 1e5 on a held-out 10 % of train; of equal scores the smallest C stays.
+`proteus` (inherited from SynCLR) standardises each dimension with the statistics of the part it is fitted on, scans C from
+1e6 down to 1e-5 on a held-out 20 %; of equal scores the largest C stays. Both fit all of train with the C they found.
+
+Both publish cuML's L-BFGS, stopped after 1000 iterations. The objective is strictly convex, so every solver that arrives
+gives the same classifier; ours arrives at all 45 values of C, where L-BFGS at the largest ones does not.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from stillhouse.core.config import Config
+
+from .holdout import hold_out
+from .metrics import METRICS, MetricName, all_scores
+from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
+from .standardise import Standardiser
+
+if TYPE_CHECKING:
+    from .logistic_solver import Fit
+
+FINAL_STRIDE = 4  # the final fit walks to its C along every 4th value of the grid: a factor of 10 a step
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What differs between the published forms. `low` and `high` are the powers of ten of the grid of C."""
+
+    standardise: bool
+    holdout: float
+    low: float
+    high: float
+    ties: Literal["smallest", "largest"]
+
+
+PRESETS: Mapping[str, Preset] = {
+    "dinov2": Preset(standardise=False, holdout=0.1, low=-6, high=5, ties="smallest"),
+    "proteus": Preset(standardise=True, holdout=0.2, low=-5, high=6, ties="largest"),
+}
+
+
+class LogisticConfig(Config):
+    """Settings of the logistic-regression probe."""
+
+    name: Literal["logistic"] = "logistic"
+    preset: Literal["dinov2", "proteus"] = "dinov2"
+    select_by: MetricName = "top1"
+    """Score on the held-out images that chooses C; Proteus chooses by the metric that a data set reports."""
+    num_c: int = Field(45, ge=2)
+    """Values of C, evenly spaced in log C over the preset's range."""
+    max_iter: int = Field(1000, ge=1)
+    """Bound on the Hessian products of one fit; ten usually suffice."""
+    seed: int = Field(0, ge=0)
+    """Of the held-out part."""
+
+
+@dataclass(frozen=True)
+class LogisticProbe:
+    """Multinomial logistic regression with an L2 penalty, C chosen on held-out training images."""
+
+    config: LogisticConfig = field(default_factory=LogisticConfig)
+
+    @property
+    def name(self) -> str:
+        return f"logistic-{self.config.preset}"
+
+    def run(self, train: Features, test: Features) -> ProbeResult:
+        check_features(train, test)
+        preset = PRESETS[self.config.preset]
+        grid = tuple((10.0 ** np.linspace(preset.low, preset.high, self.config.num_c)).tolist())
+        fit, held = hold_out(train.labels, preset.holdout, self.config.seed, self.name)
+        metric = METRICS[self.config.select_by]
+        scores, iterations, not_converged = [], [], []
+        for c, model in self._models(train.cls[fit], train.labels[fit], grid):
+            scores.append(metric(model.predict(train.cls[held]), train.labels[held]))
+            iterations.append(model.fit.iterations)
+            not_converged += [] if model.fit.converged else [c]
+        best = _best(scores, preset.ties)
+        *_, (_, final) = self._models(train.cls, train.labels, grid[best % FINAL_STRIDE : best + 1 : FINAL_STRIDE])
+        predictions_N = final.predict(test.cls)
+        return ProbeResult(
+            name=self.name,
+            scores=all_scores(predictions_N, test.labels),
+            predictions=predictions_N,
+            chosen={
+                "c": grid[best],
+                "selection": f"{self.config.select_by} on {len(held)} held-out training images, of equal ones the "
+                f"{preset.ties} C",
+            },
+            details={
+                "grid": list(grid),
+                f"selection_{self.config.select_by}": scores,
+                "iterations": iterations,
+                "not_converged": not_converged,
+                "final_converged": final.fit.converged,
+            },
+        )
+
+    def _models(
+        self, feats_ND: FloatArray, labels_N: IntArray, cs: tuple[float, ...]
+    ) -> Iterator[tuple[float, "_Classifier"]]:
+        from .logistic_solver import fit_path
+
+        scaler = Standardiser.fit(feats_ND) if PRESETS[self.config.preset].standardise else None
+        # Only classes that occur: the unpenalised bias of one that does not would run off to minus infinity.
+        classes_K, targets_N = np.unique(labels_N, return_inverse=True)
+        inputs_ND = scaler.apply(feats_ND) if scaler else feats_ND.astype(np.float64)
+        for fit in fit_path(inputs_ND, targets_N, len(classes_K), cs, self.config.max_iter):
+            yield fit.c, _Classifier(fit, classes_K, scaler)
+
+
+@dataclass(frozen=True, eq=False)
+class _Classifier:
+    """A fit, and what surrounds it: the scaling before, the class numbers after."""
+
+    fit: "Fit"
+    classes_K: IntArray
+    scaler: Standardiser | None
+
+    def predict(self, feats_ND: FloatArray) -> IntArray:
+        """int64 [N]; of equal logits the lowest class."""
+        inputs_ND = self.scaler.apply(feats_ND) if self.scaler else feats_ND.astype(np.float64)
+        return self.classes_K[self.fit.logits(inputs_ND).argmax(axis=1)]
+
+
+def _best(scores: list[float], ties: Literal["smallest", "largest"]) -> int:
+    """Position of the highest score on a rising grid of C."""
+    top = max(scores)
+    if ties == "smallest":
+        return scores.index(top)
+    return len(scores) - 1 - scores[::-1].index(top)

@@ -1,0 +1,69 @@
+"""What a finished run says on stdout: the retention table, or JSON for machines."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from stillhouse.eval.kept import Kept
+from stillhouse.eval.retention import seed_interval
+
+from .pipeline import Judged
+
+
+def as_json(judged: Judged) -> dict[str, Any]:
+    """Scores, retention and verdict as plain values."""
+    return {
+        "metric": judged.evaluation.config.metric,
+        "seeds": list(judged.seeds),
+        "teacher": {probe: dict(scores) for probe, scores in judged.teacher.scores.items()},
+        "probes": [[kept.to_json() for kept in probes] for probes in judged.kept],
+        "go": judged.verdict.go,
+        "verdict": judged.verdict.line,
+    }
+
+
+def print_table(judged: Judged) -> None:
+    """The retention table on stdout: the mean over seeds, with 95 % intervals."""
+    several = len(judged.seeds) > 1
+    title = (
+        f"{judged.evaluation.config.metric.replace('_', ' ')} on {len(judged.evaluation.test.keys):,} held-out images"
+    )
+    if several:
+        title += f", mean of {len(judged.seeds)} seeds ± 95 % t-interval"
+    table = Table(title=title, title_justify="left")
+    table.add_column("probe", no_wrap=True)
+    for column in ("teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rows in zip(*judged.kept, strict=True):
+        table.add_row(rows[0].probe, *_cells(rows))
+    console = _wide_console()
+    console.print(table)
+    console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
+
+
+def _cells(rows: Sequence[Kept]) -> list[str]:
+    """One probe's cells: over seeds the mean and its interval, of one seed the paired bootstrap interval."""
+    if len(rows) == 1:
+        kept = rows[0]
+        scores = [f"{value:.3f}" for value in (kept.teacher, kept.student, kept.untrained)]
+        gain = f"{kept.gain:+.3f} ({kept.gain_low:+.3f} … {kept.gain_high:+.3f})"
+    else:
+        scores = [f"{rows[0].teacher:.3f}"]
+        scores += [_mean([getattr(kept, name) for kept in rows]) for name in ("student", "untrained")]
+        gain = _mean([kept.gain for kept in rows], sign="+")
+    share, closed = (float(np.mean([getattr(kept, name) for kept in rows])) for name in ("share", "gap_closed"))
+    return [*scores, f"{100 * share:.1f} %", f"{100 * closed:.1f} %", gain]
+
+
+def _mean(values: list[float], sign: str = "") -> str:
+    mean, low, _ = seed_interval(values)
+    return f"{mean:{sign}.3f} ± {mean - low:.3f}"
+
+
+def _wide_console() -> Console:
+    """A table keeps its rows in a log or a pipe, however narrow rich thinks it is."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
