@@ -15,6 +15,7 @@ M = K - 1 contrasts between classes.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ from .probe import IntArray
 Array = NDArray[np.float64]
 
 WEIGHT_TOLERANCE = 1e-9  # relative error of the weights, by the Newton decrement: the Hessian is at least 1
+SERIAL_NUMBERS = 4_000_000  # 1440 x 1281 took 15 s on one thread, 60 s on two that shared their cores with other work
 STALE_PRODUCTS = 10  # a step that takes more products than this has outgrown its preconditioner
 
 
@@ -73,7 +75,8 @@ def fit_path(
     newton = _Newton(problem, max_iter)
     past: list[torch.Tensor] = []
     for c in cs:
-        theta_ME, iterations, converged = newton.minimise(_start(problem, past, c), c)
+        with _threads_for(problem):
+            theta_ME, iterations, converged = newton.minimise(_start(problem, past, c), c)
         past = [*past[-2:], theta_ME]
         weight_DK = (problem.contrasts_KM @ theta_ME[:, :-1]).T
         if axes_RD is not None:
@@ -81,6 +84,18 @@ def fit_path(
         bias_K = problem.contrasts_KM @ theta_ME[:, -1] - mean_D @ weight_DK
         objective, _ = problem.objective(problem.logits(theta_ME), theta_ME, c)
         yield Fit(c, weight_DK.numpy(), bias_K.numpy(), objective, iterations, converged)
+
+
+@contextmanager
+def _threads_for(problem: Problem) -> Iterator[None]:
+    """One thread for small problems, whose products take a millisecond; torch's number is put back afterwards."""
+    before = torch.get_num_threads()
+    if problem.feats_NE.numel() <= SERIAL_NUMBERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _start(problem: Problem, past: Sequence[torch.Tensor], c: float) -> torch.Tensor:

@@ -67,7 +67,8 @@ def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: R
     """
     num_units = len(store.plan.blocks_of(TRAIN)) * store.spec.num_views
     record = store.record(layout.codecs_unit(config.name))
-    if record is not None and record.facts["config"] == identity(config) and not undecided(store, config.name):
+    same = record is not None and record.facts["config"] == identity(config) and store.has_teacher(config.name)
+    if same and not undecided(store, config.name):
         return ExtractResult(0, num_units, 0, 0.0, seal(store))
     policy = parse_config(ViewPolicyConfig, store.spec.views, where=f"spec of {store.root}")
     teacher = Teacher(config, view_size=policy.size, device=run.device)

@@ -89,9 +89,14 @@ def codecs_unit(teacher: str) -> str:
     return f"codecs/{teacher}"
 
 
-def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """zarr.json of a Zarr v3 group."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes or {}}
+def group_metadata(
+    attributes: dict[str, Any] | None = None, consolidated: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """zarr.json of a Zarr v3 group; with the metadata of all its members, readers need not list the folder."""
+    metadata: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": attributes or {}}
+    if consolidated is not None:
+        metadata["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": consolidated}
+    return metadata
 
 
 def array_metadata(

@@ -1,5 +1,6 @@
 """Sealing: one digest over the content of a store, from its decision records."""
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .commit import (
     Record,
     canonical_json,
     create_once,
+    read_json,
     read_record,
     read_signed_json,
     replace_file,
@@ -122,7 +124,17 @@ def root_metadata(store: Store, sealed: Seal | None) -> bytes:
         "teachers": sorted(parts[1] for parts in codecs),
         "samples": store.plan.num_samples,
     }
-    return canonical_json(layout.group_metadata({"stillhouse": facts}))
+    return canonical_json(layout.group_metadata({"stillhouse": facts}, _member_metadata(store.root, sealed)))
+
+
+def _member_metadata(root: Path, sealed: Seal) -> dict[str, Any]:
+    """Every member's zarr.json by path, so that foreign readers list no folder; damaged ones are for `verify` to name."""
+    members = {}
+    for entry in sealed.objects:
+        if entry.path.endswith("/zarr.json"):
+            with contextlib.suppress(CorruptError):
+                members[entry.path.removesuffix("/zarr.json")] = read_json(root / entry.path, RESTORE)
+    return members
 
 
 def store_id(root: Path) -> str:

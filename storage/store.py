@@ -240,6 +240,10 @@ class Store:
             raise UsageError(f"store {self.root} has no teacher {name!r}", hint=f"teachers in it: {known}")
         return _parse(TeacherSpec, value, path)
 
+    def has_teacher(self, name: str) -> bool:
+        """True when a teacher of that name has a spec."""
+        return (self.root / layout.teacher_path(layout.check_name(name, "teacher"))).exists()
+
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Enter a teacher; SpecMismatchError when another one has that name."""
         path = self.root / layout.teacher_path(layout.check_name(spec.name, "teacher"))

@@ -12,7 +12,7 @@ from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
-from stillhouse.storage.verify import forget, verify
+from stillhouse.storage.verify import forget, read_records, verify
 
 SHOWN = 20
 
@@ -115,7 +115,8 @@ def print_inspection(facts: dict[str, Any]) -> None:
 def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dict[str, Any]]:
     """Check a store; with `repair`, drop damaged units. Returns the exit code and the facts."""
     store = Store.open(root)
-    total = sum(entry.num_bytes for record in records(root) for entry in record.objects)
+    readable, _ = read_records(root)
+    total = sum(entry.num_bytes for record in readable for entry in record.objects)
     with reporter.task("verify", total, "byte") as task:
         result = verify(store, task.advance)
     for problem in result.problems:
@@ -125,6 +126,8 @@ def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dic
         forget(store, unit)
     if dropped:
         reporter.say(f"dropped {len(dropped)} damaged units; run the same pipeline again and it makes them anew")
+    elif result.problems and all(problem.unit == "seal" for problem in result.problems):
+        reporter.say("only the seal is wrong; `stillhouse extract` seals what is there again")
     elif result.problems:
         reporter.say(
             f"{len(result.problems)} objects are damaged; `stillhouse verify {root} --repair` drops their units"
