@@ -314,8 +314,11 @@ def params_of(store: Store, block: int, key: str) -> NDArray[np.int32]:
     return params
 
 
-def test_a_second_teacher_leaves_the_first_untouched(filled: Store, home: Path, teacher: TeacherConfig) -> None:
-    """No byte of images, views and features changes, the original images are not needed, and both can be read."""
+def test_a_second_teacher_leaves_the_first_untouched(
+    filled: Store, home: Path, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte of images, views and features changes, views are replayed and not drawn again, and both can be read."""
+    monkeypatch.setattr(module, "draw", None)
     folders = ("images", "index", "views", "features/tiny")
     before = {folder: contents(filled.root, folder) for folder in folders}
     second = tiny_teacher(

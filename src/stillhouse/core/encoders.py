@@ -89,13 +89,14 @@ class Encoder(nn.Module):
     def last_blocks(self, x_BCHW: Tensor, num_blocks: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """cls_BD of the last `num_blocks` blocks (the last one last), each after the final norm, and patch_BTD.
 
-        A model without transformer blocks gives its pooled feature alone.
+        A model with fewer blocks gives those of all; one without transformer blocks gives its pooled feature alone.
         """
         if not self.is_vit or not getattr(self.model, "has_class_token", False):
             tokens = self(x_BCHW)
             return (tokens.cls_BD,), tokens.patch_BTD
+        last = min(num_blocks, len(self.model.blocks))
         found = self.model.forward_intermediates(
-            x_BCHW, indices=num_blocks, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
+            x_BCHW, indices=last, return_prefix_tokens=True, norm=True, output_fmt="NLC", intermediates_only=True
         )
         return tuple(prefix[:, 0] for _, prefix in found), found[-1][0]
 
