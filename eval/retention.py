@@ -1,67 +1,178 @@
-"""The arithmetic of retention: resampled scores, intervals, shares.
+"""What a student kept of its teacher, with intervals, and whether that is enough to go on. Pure maths.
 
-Legend: R resamplings, N test images, C classes.
+Intervals over test images are percentile bootstraps (Efron & Tibshirani, An Introduction to the Bootstrap, ch. 13);
+differences are paired: both encoders are scored on the same redrawn images. Intervals over seeds are Student's t.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
-from stillhouse.core import rng
+from stillhouse.core.errors import UsageError
+from stillhouse.core.rng import uniform_words
 
-from .metrics import MetricName
+from .metrics import METRICS, MetricName
 from .probe import IntArray
 
-LEVEL = 0.95
-CHUNK = 64
-"""Resamplings at a time, so that a large test set does not need R x N numbers at once."""
+RULE = (
+    "go when, on every probe, the lower end of the paired bootstrap interval of (student - untrained student) is above "
+    "0; otherwise no-go"
+)
 
-Scores = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its interval at `level`."""
+
+    value: float
+    low: float
+    high: float
+    level: float
 
 
-def bootstrap_scores(predictions_N: IntArray, labels_N: IntArray, *, metric: MetricName, num: int, seed: int) -> Scores:
-    """float64 [R]: the metric on `num` resamplings of the test images, with replacement.
+@dataclass(frozen=True)
+class ProbeRetention:
+    """One probe's scores of the three encoders, and what follows from them."""
 
-    The images drawn depend on N, `num` and `seed` alone, so that scores of two encoders on the same images are paired:
-    their differences have the interval of the difference. For `mean_per_class`, each class's images are resampled among
-    themselves, so that no class is ever empty.
+    probe: str
+    metric: str
+    teacher: Interval
+    student: Interval
+    untrained: Interval
+    gain: Interval
+    """Student minus untrained, paired."""
+
+    @property
+    def share_of_teacher(self) -> float | None:
+        """student / teacher; None when the teacher scores 0."""
+        return self.student.value / self.teacher.value if self.teacher.value > 0 else None
+
+    @property
+    def gap_closed(self) -> float | None:
+        """(student - untrained) / (teacher - untrained); None when the teacher is no better than the untrained."""
+        gap = self.teacher.value - self.untrained.value
+        return (self.student.value - self.untrained.value) / gap if gap > 0 else None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Every probe's retention, and the decision."""
+
+    probes: tuple[ProbeRetention, ...]
+
+    rule: str = RULE
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Probes on which the student is not surely better than untrained."""
+        return tuple(row.probe for row in self.probes if not row.gain.low > 0)
+
+    @property
+    def go(self) -> bool:
+        """The decision by `rule`."""
+        return not self.failing
+
+
+def retention(
+    student: Mapping[str, IntArray],
+    teacher: Mapping[str, IntArray],
+    untrained: Mapping[str, IntArray],
+    labels_N: IntArray,
+    *,
+    metric: MetricName = "top1",
+    seed: int = 0,
+    num: int = 1000,
+    level: float = 0.95,
+) -> Retention:
+    """Compare three encoders, probe by probe.
+
+    Args:
+        student, teacher, untrained: per probe, the int64 predictions [N] of the same test images.
+        num: resamplings of the test images.
+
+    Raises:
+        UsageError: no probe, probes that differ between the encoders, or predictions that do not match the labels.
     """
-    hits_N = (predictions_N == labels_N).astype(np.float64)
-    groups = [labels_N == label for label in np.unique(labels_N)] if metric == "mean_per_class" else [labels_N >= 0]
-    drawn = [_resampled_means(hits_N[group], num, seed, position) for position, group in enumerate(groups)]
-    mean_R: Scores = np.mean(drawn, axis=0)
-    return mean_R
+    if not student or not student.keys() == teacher.keys() == untrained.keys():
+        names = "; ".join(f"{sorted(each)}" for each in (student, teacher, untrained))
+        raise UsageError(
+            f"student, teacher and untrained student need the same probes, at least one; got {names}",
+            hint="judge all three with one config",
+        )
+
+    def interval(predictions_N: IntArray) -> Interval:
+        return bootstrap_interval(predictions_N, labels_N, metric, seed, num=num, level=level)
+
+    return Retention(
+        tuple(
+            ProbeRetention(
+                probe=probe,
+                metric=metric,
+                teacher=interval(teacher[probe]),
+                student=interval(student[probe]),
+                untrained=interval(untrained[probe]),
+                gain=paired_interval(student[probe], untrained[probe], labels_N, metric, seed, num=num, level=level),
+            )
+            for probe in student
+        )
+    )
 
 
-def _resampled_means(hits_N: Scores, num: int, seed: int, group: int) -> Scores:
-    size = len(hits_N)
-    means = np.empty(num)
-    for start in range(0, num, CHUNK):
-        rows = min(CHUNK, num - start)
-        words = rng.uniform_words(seed, rows * size, "bootstrap", group, start) >> np.uint64(32)
-        chosen = (words * np.uint64(size) >> np.uint64(32)).astype(np.int64).reshape(rows, size)
-        means[start : start + rows] = hits_N[chosen].mean(axis=1)
-    return means
+def bootstrap_interval(
+    predictions_N: IntArray, labels_N: IntArray, metric: MetricName, seed: int, *, num: int = 1000, level: float = 0.95
+) -> Interval:
+    """A score and its percentile interval over `num` redrawings of the N test images."""
+    score = METRICS[metric]
+    value = score(predictions_N, labels_N)
+    draws = [score(predictions_N[rows], labels_N[rows]) for rows in _redrawn(len(labels_N), num, seed)]
+    return _percentiles(value, draws, level)
 
 
-def interval(scores_R: Scores) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled scores."""
-    low, high = np.quantile(scores_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def paired_interval(
+    first_N: IntArray,
+    second_N: IntArray,
+    labels_N: IntArray,
+    metric: MetricName,
+    seed: int,
+    *,
+    num: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """score(first) - score(second) and its percentile interval; each redrawing scores both on the same images."""
+    score = METRICS[metric]
+    value = score(first_N, labels_N) - score(second_N, labels_N)
+    draws = [
+        score(first_N[rows], labels_N[rows]) - score(second_N[rows], labels_N[rows])
+        for rows in _redrawn(len(labels_N), num, seed)
+    ]
+    return _percentiles(value, draws, level)
 
 
-def share_of(part: float, whole: float) -> float:
-    """part / whole, or NaN where the whole is nothing or negative: a share of it has no meaning."""
-    return part / whole if whole > 0 else math.nan
+def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean over seeds and its t-interval: mean +- t(level, n - 1) * s / sqrt(n), s with n - 1 in its denominator.
 
-
-def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high): the mean over seeds with its 95 % t-interval; of one value there is none (NaN)."""
-    mean = float(np.mean(values))
+    Raises:
+        UsageError: fewer than two values, from which no spread can be estimated.
+    """
     if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
+        raise UsageError(f"an interval over seeds needs two seeds; got {len(values)}", hint="train with more seeds")
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, level)
+
+
+def _redrawn(num_samples: int, num: int, seed: int) -> Iterator[IntArray]:
+    """`num` draws of `num_samples` row numbers with replacement; the same for every probe and encoder."""
+    for draw in range(num):
+        words = uniform_words(seed, num_samples, "bootstrap", draw)
+        # Multiply-shift of the high 32 bits: uniform below num_samples, up to num_samples / 2^32.
+        yield (((words >> np.uint64(32)) * np.uint64(num_samples)) >> np.uint64(32)).astype(np.int64)
+
+
+def _percentiles(value: float, draws: Sequence[float], level: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level)

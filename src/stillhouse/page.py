@@ -119,7 +119,7 @@ def _probe_row(rows: Sequence[Kept], metric: str) -> ProbeResult:
         gain = Score(first.gain, first.gain_low, first.gain_high)
     else:
         student, untrained, gain = (
-            Score(*seed_interval([getattr(kept, name) for kept in rows])) for name in ("student", "untrained", "gain")
+            _over_seeds([getattr(kept, name) for kept in rows]) for name in ("student", "untrained", "gain")
         )
     return ProbeResult(
         probe=first.probe,
@@ -131,6 +131,11 @@ def _probe_row(rows: Sequence[Kept], metric: str) -> ProbeResult:
         gap_closed=float(np.mean([kept.gap_closed for kept in rows])),
         gain=gain,
     )
+
+
+def _over_seeds(values: Sequence[float]) -> Score:
+    over = seed_interval(values)
+    return Score(over.value, over.low, over.high)
 
 
 def _curves(path: Path) -> tuple[LossCurve, ...]:
@@ -145,7 +150,7 @@ def _seed_table(judged: Judged) -> SeedTable:
     for kept in zip(*judged.kept, strict=True):
         for encoder in ("student", "untrained"):
             scores = tuple(getattr(one, encoder) for one in kept)
-            mean = Score(*seed_interval(list(scores)))
+            mean = _over_seeds(scores)
             rows.append(SeedScores(probe=kept[0].probe, encoder=encoder, scores=scores, mean=mean))
     return SeedTable(seeds=judged.seeds, rows=tuple(rows))
 

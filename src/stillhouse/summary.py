@@ -59,8 +59,8 @@ def _cells(rows: Sequence[Kept]) -> list[str]:
 
 
 def _mean(values: list[float], sign: str = "") -> str:
-    mean, low, _ = seed_interval(values)
-    return f"{mean:{sign}.3f} ± {mean - low:.3f}"
+    over = seed_interval(values)
+    return f"{over.value:{sign}.3f} ± {over.value - over.low:.3f}"
 
 
 def _wide_console() -> Console:
