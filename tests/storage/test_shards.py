@@ -141,7 +141,7 @@ def test_neighbours_are_read_together(shard: Path, monkeypatch: pytest.MonkeyPat
     preadv = os.preadv
 
     def counted(fd: int, buffers: list[memoryview], offset: int) -> int:
-        runs.append(len(buffers[0]))
+        runs.append(sum(len(buffer) for buffer in buffers))
         return preadv(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", counted)
@@ -150,6 +150,35 @@ def test_neighbours_are_read_together(shard: Path, monkeypatch: pytest.MonkeyPat
     assert runs == [5 * 14]
     reader.read([4, 5, 0, 1, 1])
     assert runs[1:] == [2 * 14, 2 * 14, 14]
+
+
+@pytest.mark.parametrize("most", [1, 3, 9, 13, 15, 29])
+def test_short_reads_are_finished(shard: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The kernel may deliver less than was asked for, anywhere inside a row or its crc."""
+    preadv = os.preadv
+
+    def short(fd: int, buffers: list[memoryview], offset: int) -> int:
+        left, pieces = most, []
+        for buffer in buffers:
+            pieces.append(buffer[:left])
+            left -= len(pieces[-1])
+        return preadv(fd, [piece for piece in pieces if len(piece)], offset)
+
+    reader = reader_of(shard, small())
+    monkeypatch.setattr(os, "preadv", short)
+    expected = small().reshape(6, -1).view(np.uint8)[[0, 1, 3, 4, 5]]
+    np.testing.assert_array_equal(reader.read([0, 1, 3, 4, 5]), expected)
+
+
+def test_more_rows_than_one_call_takes(tmp_path: Path) -> None:
+    codes = small(700)
+    reader = reader_of(write_array(tmp_path / "array", codes, np.ones(700, np.bool_)), codes)
+    np.testing.assert_array_equal(reader.read(np.arange(700)), codes.reshape(700, -1).view(np.uint8))
+
+
+def test_rows_go_into_contiguous_arrays_only(shard: Path) -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        reader_of(shard, small()).read([0, 1], np.zeros((2, 20), np.uint8)[:, ::2])
 
 
 def test_short_reads_of_the_kernel_are_carried_on(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
