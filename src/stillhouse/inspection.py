@@ -4,11 +4,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
-from stillhouse.core.events import Reporter
+from stillhouse.core.events import Reporter, results_console
 from stillhouse.storage import layout
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
@@ -84,7 +83,6 @@ def quarantined(store: Store) -> list[dict[str, str]]:
 
 def print_inspection(facts: dict[str, Any]) -> None:
     """The facts as a person reads them, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
     table = Table(show_header=False, box=None, pad_edge=False)
     splits = ", ".join(f"{name} {num:,}" for name, num in facts["splits"].items())
     views = facts["views"]
@@ -109,7 +107,7 @@ def print_inspection(facts: dict[str, Any]) -> None:
         table.add_row("quarantine", f"{bad['reason']}: {bad['key']}")
     if len(facts["quarantined"]) > SHOWN:
         table.add_row("", f"and {len(facts['quarantined']) - SHOWN} more; --json lists all")
-    console.print(table)
+    results_console().print(table)
 
 
 def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dict[str, Any]]:

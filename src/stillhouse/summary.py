@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from stillhouse.core.events import results_console
 from stillhouse.eval.kept import Kept
 from stillhouse.eval.retention import seed_interval
 
@@ -39,7 +39,7 @@ def print_table(judged: Judged) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for rows in zip(*judged.kept, strict=True):
         table.add_row(rows[0].probe, *_cells(rows))
-    console = _wide_console()
+    console = results_console()
     console.print(table)
     console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
 
@@ -61,9 +61,3 @@ def _cells(rows: Sequence[Kept]) -> list[str]:
 def _mean(values: list[float], sign: str = "") -> str:
     over = seed_interval(values)
     return f"{over.value:{sign}.3f} ± {over.value - over.low:.3f}"
-
-
-def _wide_console() -> Console:
-    """A table keeps its rows in a log or a pipe, however narrow rich thinks it is."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=120)

@@ -110,6 +110,12 @@ class Reporter:
         self.event("task", **facts)
 
 
+def results_console() -> Console:
+    """Where tables of results go: stdout, and wide enough in a log or a pipe to keep their rows whole."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
+
+
 def _bar(console: Console) -> Progress:
     columns = (
         TextColumn("{task.description}", markup=False),
