@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
 def stillhouse(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
     command = [sys.executable, "-m", "stillhouse", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=_environment())
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=_environment())
 
 
 def _environment() -> dict[str, str]:
