@@ -11,6 +11,7 @@ seeds: .venv/.installed
 	$(BIN)/stillhouse run pipeline.yaml --seeds 3
 
 one-image: .venv/.installed
+	$(BIN)/stillhouse ingest pipeline.yaml
 	$(BIN)/stillhouse run examples/one_image.yaml
 
 test: .venv/.installed-test

@@ -14,6 +14,8 @@ from .logistic import LogisticConfig
 class EvalConfig(Config):
     """Which probes judge a student, on which splits, by which metric."""
 
+    store: str | None = None
+    """Another store whose labelled images are judged on, e.g. when the training images have no labels; None: its own."""
     train: str = "train"
     """Split whose labels the probes are fitted on."""
     test: str = "test"

@@ -86,7 +86,7 @@ class Evaluation:
             weights: names the subject's weights without loading them: a hash, or how they are made.
             load: builds the subject; not called when nothing has to be done.
         """
-        means = {"device", "threads", "pictures", "bootstrap", "metric"}
+        means = {"store", "device", "threads", "pictures", "bootstrap", "metric"}
         probes = config_digest(self.config.model_dump(mode="json", exclude=means))
         identity = {"weights": weights, "images_sha256": self._images_sha256, "config": probes}
         path = self._folder / f"{name}.json"

@@ -106,3 +106,14 @@ def test_stopped_by_a_signal(config: Path) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 8, told
     assert "run the same command again" in told and "Traceback" not in told
+
+
+def test_judged_on_another_store(config: Path) -> None:
+    """Training images without labels; the probes read the labelled images of another store."""
+    assert stillhouse("ingest", config).returncode == 0
+    other = [f"out={config.parent / 'other'}", "ingest.source.label=none", f"eval.store={config.parent / 'out/store'}"]
+    refused = stillhouse("run", config, *other[:2])
+    assert refused.returncode == 2 and "no labels" in refused.stderr
+    judged = stillhouse("run", config, *other)
+    assert judged.returncode == 0, judged.stderr
+    assert (config.parent / "other/report.html").exists()

@@ -80,10 +80,10 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
         run_name=config.name,
         verdict=judged.verdict,
         judged=JudgedData(
-            name=_data_name(config),
+            name=_data_name(evaluation.store),
             num_train=len(evaluation.train.keys),
             num_test=len(evaluation.test.keys),
-            split_rule=f"keyed hash of the sample key, {_shares(config)}",
+            split_rule=f"keyed hash of the sample key, {_shares(evaluation.store)}",
             num_classes=len(evaluation.classes),
         ),
         probes=tuple(_probe_row(rows, config.eval.metric) for rows in zip(*judged.kept, strict=True)),
@@ -100,14 +100,16 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
     )
 
 
-def _data_name(config: PipelineConfig) -> str:
-    source = config.ingest.source.model_dump(mode="json", exclude_defaults=True)
-    kind = config.ingest.source.kind
-    return f"{kind}: {', '.join(str(value) for key, value in source.items() if key != 'kind')}"
+def _data_name(store: Store) -> str:
+    """The source of a store as its config named it."""
+    source = store.spec.ingest["source"]
+    named = [str(source[key]) for key in ("package", "folder", "path", "paths", "name") if source.get(key)]
+    return f"{source['kind']}: {', '.join(named)}" if named else str(source["kind"])
 
 
-def _shares(config: PipelineConfig) -> str:
-    return ", ".join(f"{100 * share:g} % {name}" for name, share in config.ingest.split.items()) or "all in train"
+def _shares(store: Store) -> str:
+    shares = store.spec.ingest["split"]
+    return ", ".join(f"{100 * share:g} % {name}" for name, share in shares.items()) or "all in train"
 
 
 def _probe_row(rows: Sequence[Kept], metric: str) -> ProbeResult:
@@ -157,40 +159,47 @@ def _seed_table(judged: Judged) -> SeedTable:
 
 def _pictures(config: PipelineConfig, result: RunResult) -> PictureSheet:
     """Stored views beside patch maps: the teacher's from the store, those of the student before and after training."""
-    store, rows = result.store, result.judged.evaluation.train
-    student, seed = result.students[0], result.judged.seeds[0]
-    shown = [(rows.keys[i], *rows.at[i], int(rows.labels_N[i])) for i in _in_turn(rows.labels_N, config.eval.pictures)]
-    views = [number % store.spec.num_views for number in range(len(shown))]
-    pixels = np.stack([_view(store, v, b, i) for v, (_, b, i, _) in zip(views, shown, strict=True)])
+    store, student, seed = result.store, result.students[0], result.judged.seeds[0]
+    shown = _shown(store, config.eval.pictures)
+    pixels = np.stack([_view(store, view, block, row) for view, block, row in shown])
     codec, grid = store.codec(student.teacher, "patch"), store.teacher(student.teacher).levels["patch"].grid
-    stored = [
-        codec.decode(store.codes(student.teacher, "patch", v, b, [i]))[0]
-        for v, (_, b, i, _) in zip(views, shown, strict=True)
-    ]
+    stored = [codec.decode(store.codes(student.teacher, "patch", v, b, [i]))[0] for v, b, i in shown]
     maps = [pca_rgb(stored, [grid or (1, len(stored[0]))] * len(stored))]
     folder = student_folder(config, seed) / STUDENT
     for subject in (exported_student(folder, "student"), untrained_student(folder, "untrained", seed)):
         tokens, its_grid = patch_maps(subject, pixels, config.eval)
         maps.append(pca_rgb(tokens, [its_grid] * len(tokens)))
-    classes = result.judged.evaluation.classes
+    samples = [store.samples(block)[row] for _, block, row in shown]
     pictures = [
-        PictureRow(key=key, view=view, pixels=pixels[n], maps=tuple(each[n] for each in maps), label=classes[label])
-        for n, (view, (key, _, _, label)) in enumerate(zip(views, shown, strict=True))
+        PictureRow(
+            key=sample.key,
+            view=view,
+            pixels=pixels[n],
+            maps=tuple(each[n] for each in maps),
+            label=sample.label or "",
+        )
+        for n, ((view, _, _), sample) in enumerate(zip(shown, samples, strict=True))
     ]
     return PictureSheet(encoders=("teacher", "student", "untrained"), rows=tuple(pictures))
+
+
+def _shown(store: Store, num: int) -> list[tuple[int, int, int]]:
+    """(view, block, row) of up to `num` training samples: the labels in turn, the views in turn."""
+    queues: dict[str | None, list[tuple[int, int]]] = {}
+    for block in store.plan.blocks_of(TRAIN):
+        samples = store.samples(block)
+        for row in store.good_rows(block).tolist():
+            queues.setdefault(samples[row].label, []).append((block, row))
+        if min(map(len, queues.values()), default=0) >= num:
+            break
+    mixed = [at for group in zip_longest(*queues.values()) for at in group if at is not None]
+    return [(n % store.spec.num_views, block, row) for n, (block, row) in enumerate(mixed[:num])]
 
 
 def _view(store: Store, view: int, block: int, row: int) -> npt.NDArray[np.uint8]:
     """uint8 [S, S, 3]: one stored view, replayed."""
     image = decode(store.image_bytes(block, row))
     return render(image, store.view_params(view, block)[row], store.spec.view_size)
-
-
-def _in_turn(labels_N: npt.NDArray[np.int64], num: int) -> list[int]:
-    """Positions of up to `num` images, one of each class after the other."""
-    queues = [np.flatnonzero(labels_N == label).tolist() for label in np.unique(labels_N)]
-    mixed = [position for group in zip_longest(*queues) for position in group if position is not None]
-    return mixed[:num]
 
 
 def _store_facts(store: Store) -> StoreFacts:

@@ -159,7 +159,8 @@ def run_eval(
     begin = time.monotonic()
     spec = store.teacher(students[0].teacher)
     seeds = tuple(int(student.config["seed"]) for student in students)
-    evaluation = Evaluation(store, config.eval, Path(config.out) / "eval", reporter)
+    judged_on = Store.open(Path(config.eval.store)) if config.eval.store else store
+    evaluation = Evaluation(judged_on, config.eval, Path(config.out) / "eval", reporter)
     source = config.teacher_of(spec.name)
     teacher = evaluation.judge(f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec))
     trained, untrained = [], []

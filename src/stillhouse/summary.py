@@ -1,5 +1,6 @@
 """What a finished run says on stdout: the retention table, or JSON for machines."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,12 @@ def _cells(rows: Sequence[Kept]) -> list[str]:
         scores += [_mean([getattr(kept, name) for kept in rows]) for name in ("student", "untrained")]
         gain = _mean([kept.gain for kept in rows], sign="+")
     share, closed = (float(np.mean([getattr(kept, name) for kept in rows])) for name in ("share", "gap_closed"))
-    return [*scores, f"{100 * share:.1f} %", f"{100 * closed:.1f} %", gain]
+    return [*scores, _percent(share), _percent(closed), gain]
+
+
+def _percent(share: float) -> str:
+    """A share, or a dash where there is none: no gap to close, nothing to keep."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _mean(values: list[float], sign: str = "") -> str:
