@@ -1,8 +1,8 @@
 """The section `eval` of a pipeline."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
 
@@ -34,3 +34,11 @@ class EvalConfig(Config):
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
     batch: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_judge(self) -> Self:
+        if self.knn is None and self.linear is None and self.logistic is None:
+            raise ValueError("at least one of knn, linear and logistic must not be null")
+        if self.train == self.test:
+            raise ValueError(f"train and test are one split, {self.test!r}; judge on images that nothing was fitted on")
+        return self

@@ -25,6 +25,11 @@ from .subjects import Subject
 LINEAR_BLOCKS = 4
 """The linear probe reads the cls tokens of the last four blocks (DINOv2)."""
 
+UNLABELLED = (
+    "give labels (in a folder source: one folder a class); or train without probes: `stillhouse ingest`, `extract`, "
+    "`distill`"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
@@ -49,16 +54,26 @@ def labelled_rows(store: Store, split: str) -> LabelledRows:
     """
     splits = sorted({block.split for block in store.plan.blocks})
     if split not in splits:
-        hint = f"splits: {', '.join(splits)}; ingest.split makes more, e.g. {{test: 0.2}}"
-        raise UsageError(f"store {store.root} has no split {split!r}", hint=hint)
+        known = f"store {store.root} has no split {split!r}, only {', '.join(splits)}"
+        raise UsageError(known, hint="set ingest.split, e.g. {test: 0.2}, with another `store`, or eval.test")
     number = {label: i for i, label in enumerate(classes_of(store))}
     where = [(b, i) for b in store.plan.blocks_of(split) for i in store.good_rows(b)]
     chosen = [(b, int(i)) for b, i in where if store.samples(b)[i].label is not None]
     if not chosen:
-        raise UsageError(f"split {split!r} of store {store.root} has no labels", hint="probes need labelled images")
+        message = f"no image of split {split!r} of store {store.root} has a label, and probes need labels"
+        raise UsageError(message, hint=UNLABELLED)
     samples = [store.samples(b)[i] for b, i in chosen]
     labels = np.array([number[str(sample.label)] for sample in samples], np.int64)
     return LabelledRows(tuple(chosen), tuple(sample.key for sample in samples), labels)
+
+
+def require_labels(store: Store, config: EvalConfig) -> None:
+    """UsageError unless both splits of the probes have labelled images, those to fit on of two classes."""
+    train, _ = labelled_rows(store, config.train), labelled_rows(store, config.test)
+    if len(np.unique(train.labels_N)) < 2:
+        label = classes_of(store)[train.labels_N[0]]
+        message = f"all labelled images of split {config.train!r} of store {store.root} are {label!r}"
+        raise UsageError(message, hint=f"a probe needs two classes: {UNLABELLED}")
 
 
 def middle_pixels(store: Store, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:

@@ -44,7 +44,9 @@ class Kept:
     gain_high: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; null where a share has no meaning (JSON has no NaN)."""
+        lost = {name for name in ("share", "gap_closed") if math.isnan(getattr(self, name))}
+        return asdict(self) | dict.fromkeys(lost)
 
 
 def keep(
@@ -85,16 +87,17 @@ def _or_nan(value: float | None) -> float:
 
 def decide(kept: Sequence[Sequence[Kept]]) -> Verdict:
     """The go / no-go line over all seeds and probes."""
-    rows = [(seed, row) for seed, probes in enumerate(kept) for row in probes]
-    failed = [(seed, row) for seed, row in rows if not row.gain_low > 0]
+    rows = [(number, row) for number, probes in enumerate(kept, 1) for row in probes]
+    failed = [(number, row) for number, row in rows if not row.gain_low > 0]
     if failed:
-        seed, row = failed[0]
-        which = f" of student {seed + 1}" if len(kept) > 1 else ""
-        line = f"{row.probe}{which} gained {row.gain:+.3f} over the untrained student ({row.gain_low:+.3f} … {row.gain_high:+.3f})"
+        number, row = failed[0]
+        which = f", student {number}" if len(kept) > 1 else ""
+        more = f"; {len(failed) - 1} more like it" if len(failed) > 1 else ""
+        interval = f"95 % interval {row.gain_low:+.3f} … {row.gain_high:+.3f}, not above 0"
+        line = f"{row.probe}{which}: gained {row.gain:+.3f} over the untrained student ({interval}){more}"
         return Verdict(go=False, line=line, rule=RULE)
     lowest = min(row.gain_low for _, row in rows)
-    share = float(np.mean([row.share for _, row in rows]))
-    line = (
-        f"the student keeps {100 * share:.0f} % of its teacher and gains at least {lowest:+.3f} over its untrained self"
-    )
+    shares = [row.share for _, row in rows if not math.isnan(row.share)]
+    share = f"keeps {100 * float(np.mean(shares)):.0f} % of its teacher and " if shares else ""
+    line = f"the student {share}gains at least {lowest:+.3f} over its untrained self"
     return Verdict(go=True, line=line, rule=RULE)

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.config import config_digest
+from stillhouse.core.errors import CorruptError
 from stillhouse.core.events import Reporter
-from stillhouse.storage.commit import ObjectEntry, canonical_json, read_json, replace_file
+from stillhouse.storage.commit import ObjectEntry, read_signed_json, replace_file, signed_json
 from stillhouse.storage.seal import content_digest, records
 from stillhouse.storage.store import Store
 
@@ -90,11 +91,15 @@ class Evaluation:
         probes = config_digest(self.config.model_dump(mode="json", exclude=means))
         identity = {"weights": weights, "images_sha256": self._images_sha256, "config": probes}
         path = self._folder / f"{name}.json"
-        stored = read_json(path)
-        if stored is not None and stored.get("identity") == identity:
+        try:
+            stored = read_signed_json(path, "")
+        except CorruptError as error:
+            stored = None
+            self._reporter.say(f"eval {name}: {error.message}; it is judged again")
+        if stored is not None and stored["identity"] == identity:
             return _judgement(name, stored["probes"])
         found = self._run(load())
-        replace_file(path, canonical_json({"identity": identity, "probes": found}))
+        replace_file(path, signed_json({"identity": identity, "probes": found}))
         self.num_judged += 1
         return _judgement(name, found)
 

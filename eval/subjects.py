@@ -12,6 +12,9 @@ from stillhouse.core.errors import MissingError, SpecMismatchError
 from stillhouse.storage.commit import read_json
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 
+CHOSEN = ("img_size", "init_values")
+"""Arguments of a ViT that training adds to those of the config."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -37,15 +40,18 @@ def exported_student(folder: Path, name: str) -> Subject:
     """An exported student folder, opened as anyone would open it: by timm."""
     config = _timm_config(folder)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    return _subject(name, Encoder(model.eval().requires_grad_(False), config["architecture"]), config)
+    return _subject(name, Encoder(model, config["architecture"]).eval().requires_grad_(False), config)
 
 
 def untrained_student(folder: Path, name: str, seed: int) -> Subject:
-    """The architecture of an exported student at its random start: the honest baseline."""
+    """An exported student as it was before its first step, drawn anew from its seed: the honest baseline."""
     config = _timm_config(folder)
+    args = {"num_classes": 0, **config["model_args"]}
     torch.manual_seed(seed)
-    model = create_timm(config["architecture"], num_classes=0, **config["model_args"])
-    return _subject(name, Encoder(model.eval().requires_grad_(False), config["architecture"]), config)
+    if "img_size" in args:  # training builds a ViT twice, first to learn its patch size; both draw
+        create_timm(config["architecture"], **{name: args[name] for name in args if name not in CHOSEN})
+    model = create_timm(config["architecture"], **args)
+    return _subject(name, Encoder(model, config["architecture"]).eval().requires_grad_(False), config)
 
 
 def _subject(name: str, encoder: Encoder, config: dict[str, Any]) -> Subject:

@@ -125,7 +125,9 @@ class _Extractor:
             return
         block = next((b for b in store.plan.blocks_of(TRAIN) if len(store.good_rows(b))), None)
         if block is None:
-            raise DataError(f"no training image of store {store.root} can be read", hint="see `stillhouse inspect`")
+            raise DataError(
+                f"no training image of store {store.root} can be read", hint=f"see `stillhouse inspect {store.root}`"
+            )
         rows = store.good_rows(block)[:FIT_ROWS]
         params = self._draw(block, 0)
         batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]

@@ -70,8 +70,8 @@ def _complete_store(root: Path, spec: StoreSpec) -> Store | None:
     """The store at `root` if its spec is this one and all its images are in; else None."""
     if not (root / layout.PLAN).exists():
         return None
-    require_spec(root, spec)
     store = Store.open(root)
+    require_spec(root, spec)
     done = all(store.done(layout.images_unit(b)) for b in range(len(store.plan.blocks)))
     return store if done and store.done("layout") else None
 
@@ -129,12 +129,13 @@ def image_format(data: bytes) -> str:
 
 def _result(store: Store, written: int, seconds: float) -> IngestResult:
     """The result of a store whose images are all in; DataError when none of them can be trained on."""
-    if not any(len(store.good_rows(b)) for b in store.plan.blocks_of(TRAIN)):
-        message = f"none of the training images of store {store.root} can be read"
-        raise DataError(message, hint="see `stillhouse inspect`")
     blocks = len(store.plan.blocks)
     reasons: Counter[str] = Counter()
     for block in range(blocks):
         facts = store.require(layout.images_unit(block), f"images of block {block}").facts
         reasons.update(bad["reason"] for bad in facts["quarantined"])
+    if not any(len(store.good_rows(b)) for b in store.plan.blocks_of(TRAIN)):
+        found = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+        message = f"none of the training images of store {store.root} can be read ({found})"
+        raise DataError(message, hint=f"`stillhouse inspect {store.root}` lists them; mend them and name a new `store`")
     return IngestResult(store.plan.num_samples, written, blocks - written, dict(reasons), seconds)

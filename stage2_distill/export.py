@@ -1,5 +1,6 @@
 """A finished student as a folder that `timm.create_model("local-dir:…", pretrained=True)` opens."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -61,3 +62,12 @@ def export_student(folder: Path, weights: dict[str, Tensor], config: dict[str, A
         shutil.rmtree(folder, ignore_errors=True)
     publish_folder(staged, folder)
     return sha256
+
+
+def is_whole(folder: Path, weights_sha256: str) -> bool:
+    """True when `folder` holds an exported student with these weights."""
+    weights, others = folder / "model.safetensors", ("config.json", "card.json")
+    if not weights.is_file() or not all((folder / name).is_file() for name in others):
+        return False
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == weights_sha256

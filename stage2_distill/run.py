@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillhouse.core.config import Config
-from stillhouse.core.errors import SpecMismatchError, UsageError
+from stillhouse.core.config import Config, parse_config
+from stillhouse.core.errors import CorruptError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
-from stillhouse.storage.commit import canonical_json, read_json, replace_file
+from stillhouse.storage.commit import canonical_json, only_process_in, read_json, replace_file
 from stillhouse.storage.seal import Seal, content_digest, latest_seal
 from stillhouse.storage.specs import TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
 
 from .checkpoint import load_checkpoint, save_checkpoint, truncate_jsonl
 from .config import DistillConfig
-from .export import export_student, timm_config
+from .export import export_student, is_whole, timm_config
 from .loader import Batch, Loader
 from .metrics import MetricsLog
 from .trainer import Trainer
@@ -54,6 +54,7 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
     Raises:
         UsageError: no such teacher, too few samples for a batch, a student whose grid is not the teacher's.
         SpecMismatchError: `folder` holds a run of another config or on other features.
+        BusyError: another process is training in `folder`.
     """
     spec = _pick_teacher(store, config.teacher)
     sealed = latest_seal(store.root)
@@ -66,18 +67,22 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         "trained_on_sha256": _trained_on(sealed, spec.name),
         "teacher": spec.name,
     }
-    finished = _finished(folder, identity)
+    finished = _finished(folder, identity, reporter)
     if finished is not None:
         return finished, False
-    trainer = Trainer(config, store, spec)
-    with Loader(store, spec.name, config, trainer.student.image_size) as loader:
-        if loader.steps_per_epoch == 0:
-            message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
-            raise UsageError(message, hint="make distill.batch smaller")
-        trainer.begin(loader.steps_per_epoch)
-        _resume(trainer, folder, identity, reporter)
-        seconds = _train(trainer, loader, folder, identity, reporter)
-    result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
+    with only_process_in(folder):
+        finished = _finished(folder, identity, Reporter(quiet=True))  # by another process, just before we were alone
+        if finished is not None:
+            return finished, False
+        trainer = Trainer(config, store, spec)
+        with Loader(store, spec.name, config, trainer.student.image_size) as loader:
+            if loader.steps_per_epoch == 0:
+                message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
+                raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
+            trainer.begin(loader.steps_per_epoch)
+            _resume(trainer, folder, identity, reporter)
+            seconds = _train(trainer, loader, folder, identity, reporter)
+        result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
     return result, True
 
 
@@ -119,8 +124,10 @@ def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
     if name is not None:
         return store.teacher(name)
     teachers = store.teachers()
-    if len(teachers) != 1:
-        known = ", ".join(teacher.name for teacher in teachers) or "none"
+    if not teachers:
+        raise UsageError(f"store {store.root} has no features yet", hint="run `stillhouse extract` first")
+    if len(teachers) > 1:
+        known = ", ".join(teacher.name for teacher in teachers)
         raise UsageError(
             f"store {store.root} has {len(teachers)} teachers ({known})", hint="name one as distill.teacher"
         )
@@ -129,22 +136,34 @@ def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
 
 def finished_run(folder: Path) -> DistillResult:
     """The result of a run that is finished; UsageError when it is not."""
-    body = read_json(folder / RESULT)
-    if body is None:
+    result = _read_result(folder)
+    if result is None:
         raise UsageError(f"no finished student at {folder}", hint="run `stillhouse distill` first")
-    return DistillResult.model_validate(body)
+    return result
 
 
-def _finished(folder: Path, identity: dict[str, Any]) -> DistillResult | None:
-    body = read_json(folder / RESULT)
-    if body is None:
+def _read_result(folder: Path) -> DistillResult | None:
+    path, hint = folder / RESULT, "delete it; `stillhouse distill` then goes on from the last checkpoint"
+    body = read_json(path, hint)
+    try:
+        return None if body is None else parse_config(DistillResult, body, where=str(path))
+    except UsageError as error:
+        raise CorruptError(error.message, hint=hint) from error
+
+
+def _finished(folder: Path, identity: dict[str, Any], reporter: Reporter) -> DistillResult | None:
+    """The result of the run, if it is finished, is this very run, and its exported student is whole."""
+    result = _read_result(folder)
+    if result is None:
         return None
-    result = DistillResult.model_validate(body)
     _require_same(
         folder,
         {"config": result.config, "trained_on_sha256": result.trained_on_sha256, "teacher": result.teacher},
         identity,
     )
+    if not is_whole(folder / result.student, result.weights_sha256):
+        reporter.say(f"distill {result.name}: {folder / result.student} is damaged or gone, and is made again")
+        return None
     return result
 
 
@@ -156,8 +175,11 @@ def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -
 
 
 def _without_means(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without the settings that say how a run goes, not what comes out of it."""
-    config = {name: value for name, value in identity["config"].items() if name not in MEANS}
+    """An identity without the settings that say how a run goes, not what comes out of it.
+
+    The teacher stands in it by the name that was found, whether the config gave one or not.
+    """
+    config = {name: value for name, value in identity["config"].items() if name not in MEANS | {"teacher"}}
     return {**identity, "config": config}
 
 

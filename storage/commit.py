@@ -13,6 +13,7 @@ What no record names does not exist for a reader.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stillhouse.core.errors import CorruptError, MissingError, ResourceError
+from stillhouse.core.errors import BusyError, CorruptError, MissingError, ResourceError
 
 from .layout import STAGE, record_path
 
@@ -154,6 +155,31 @@ def move_aside(path: Path, aside: Path) -> None:
         os.rename(path, aside)
         sync_folder(aside.parent)
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Hold a folder that one process at a time may write to. The hold ends with the process, however that ends.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another process is at work in {folder}", hint="wait until it is done, then run the same command again"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a network disk without locks
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Attempt:

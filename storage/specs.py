@@ -60,6 +60,13 @@ class StorePlan(Config):
         """N of the arrays: every block has room for `block_samples` rows."""
         return len(self.blocks) * self.block_samples
 
+    def num_samples_of(self) -> dict[str, int]:
+        """Samples by split, quarantined ones included."""
+        found: dict[str, int] = {}
+        for block in self.blocks:
+            found[block.split] = found.get(block.split, 0) + block.num_rows
+        return found
+
     def blocks_of(self, split: str) -> list[int]:
         return [number for number, block in enumerate(self.blocks) if block.split == split]
 

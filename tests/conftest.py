@@ -1,7 +1,7 @@
 """Fixtures that several folders share."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from stillhouse.stage1_extract.testing import tiny_store
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, make_store
+from stillhouse.testing import Forks, run_here, tiny_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,31 @@ def own_store(random_store: Store, tmp_path: Path) -> Store:
     """A copy of `random_store` that a test may damage."""
     shutil.copytree(random_store.root, tmp_path / "own")
     return Store.open(tmp_path / "own")
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a tiny pipeline; give each use an `out` of its own."""
+    return tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def finished(pipeline: Path) -> Path:
+    """`out` of the tiny pipeline after an undisturbed run. Shared: do not write to it."""
+    ended = run_here("run", pipeline)
+    assert ended.status == 0, ended.err
+    return pipeline.parent / "out"
+
+
+@pytest.fixture
+def own(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished` that a test may damage: `out=<it>` goes on from there."""
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Commands as processes of their own."""
+    with Forks(tmp_path_factory.mktemp("forks")) as server:
+        yield server

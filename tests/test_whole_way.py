@@ -113,7 +113,7 @@ def test_judged_on_another_store(config: Path) -> None:
     assert stillhouse("ingest", config).returncode == 0
     other = [f"out={config.parent / 'other'}", "ingest.source.label=none", f"eval.store={config.parent / 'out/store'}"]
     refused = stillhouse("run", config, *other[:2])
-    assert refused.returncode == 2 and "no labels" in refused.stderr
+    assert refused.returncode == 2 and "probes need labels" in refused.stderr
     judged = stillhouse("run", config, *other)
     assert judged.returncode == 0, judged.stderr
     assert (config.parent / "other/report.html").exists()

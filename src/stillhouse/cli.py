@@ -4,10 +4,12 @@ Exit codes: 0 done · 1 a fault of stillhouse · 2 wrong command, config or data
 bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quarantine · 8 stopped, run again to go on.
 """
 
+import gc
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,7 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stillhouse.core.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_QUARANTINED, Preempted, StillhouseError, UsageError
+from stillhouse import __version__
+from stillhouse.core.errors import (
+    EXIT_INTERNAL,
+    EXIT_OK,
+    EXIT_PREEMPTED,
+    EXIT_QUARANTINED,
+    Preempted,
+    ResourceError,
+    StillhouseError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
@@ -23,17 +35,36 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Run a vision teacher once, distil any number of students from the stored features.",
-    epilog="Exit codes: 0 done, 2 usage, 3 another spec, 4 corrupt, 5 busy, 6 resource, 7 quarantined samples, 8 stopped.",
+    epilog="Exit codes: 0 done, 1 a fault of stillhouse, 2 wrong command, config or data, 3 another spec, 4 corrupt or "
+    "missing bytes, 5 busy, 6 disk, permission or package, 7 done with samples in quarantine, 8 stopped.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+AGAIN_S = 3.0
+"""Seconds after which a stop is asked for again, should nothing have come of it."""
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A pipeline.yaml.")]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.")]
 StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="Train and judge this many seeds, from distill.seed on.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stillhouse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What can stand before a verb."""
 
 
 @app.command("run")
@@ -47,10 +78,10 @@ def run_verb(
         from stillhouse.pipeline import run
 
         result = run(pipeline, _seeds(pipeline, seeds), reporter)
-        report = page.write_report(pipeline, result, reporter)
+        report, drawn = page.write_report(pipeline, result, reporter)
         if not as_json:
             summary.print_table(result.judged)
-        idle = result.ledger.idle
+        idle = result.ledger.idle and not drawn
         reporter.say(f"{'nothing to do, everything is there; ' if idle else ''}report: {report}")
         code = EXIT_QUARANTINED if result.ingested.quarantined else EXIT_OK
         return code, {**summary.as_json(result.judged), "report": str(report), "nothing_to_do": idle}
@@ -213,14 +244,22 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
     """Run a verb; errors become one line (or one JSON object) and an exit code."""
     from stillhouse.core.events import Reporter
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a path may be no text at all
     reporter = Reporter()
-    _stop_on_signals()
+    stopped_by = _stop_on_signals()
     try:
         code, facts = body(reporter)
         if as_json:
-            typer.echo(json.dumps(facts, ensure_ascii=False))
-    except StillhouseError as error:
+            typer.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough; typer ends quietly
+    except (Exception, KeyboardInterrupt) as found:  # noqa: BLE001 - the one place where everything is explained
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        error = _explained(KeyboardInterrupt(stopped_by()) if stopped_by() else found)  # a cleanup may fail after it
         code = error.exit_code
+        if code == EXIT_INTERNAL:
+            traceback.print_exc()
         if as_json:
             told = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": code}
             typer.echo(json.dumps({"error": told}, ensure_ascii=False))
@@ -228,22 +267,68 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
     finally:
         reporter.close()
     sys.stdout.flush()
+    _on_signals(signal.SIG_IGN)  # what is done is done, and says so
     raise typer.Exit(code)
 
 
-def _stop_on_signals() -> None:
-    """SIGINT and SIGTERM stop at the next chance with exit code 8; a second one at once."""
+def _explained(error: BaseException) -> StillhouseError:
+    """What to tell a person about any exception."""
+    from stillhouse.storage.commit import disk_errors
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_PREEMPTED))
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_PREEMPTED))
-        name = signal.Signals(number).name
-        raise Preempted(f"{name} received; what was finished is kept", hint="run the same command again to go on")
+    if isinstance(error, StillhouseError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        text = f"{error.args[0] if error.args else 'SIGINT'} received; what was finished is kept"
+        return Preempted(text, hint="run the same command again to go on")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        text = f"out of memory: {error}".removesuffix(": ").splitlines()[0]
+        return ResourceError(text, hint="make `batch` smaller, of the teacher, of distill or of eval")
+    if isinstance(error, NotADirectoryError):
+        return UsageError(f"{error.filename} lies below a file, not a folder", hint="correct the path in the config")
+    if isinstance(error, OSError):
+        try:
+            with disk_errors("a file"):
+                raise error
+        except ResourceError as explained:
+            return explained
+        except OSError:  # none that a disk or a permission makes
+            pass
+    text = f"a fault of stillhouse itself, {type(error).__name__}: {error}".splitlines()[0]
+    return StillhouseError(text, hint="please report it, with the lines above")
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+
+def _stop_on_signals() -> Callable[[], str]:
+    """SIGINT and SIGTERM stop at the next chance with exit code 8; a second one at once.
+
+    Returns a function that names the signal that came, if one did.
+
+    What is raised is a KeyboardInterrupt: libraries catch any Exception of an import that fails, and would lose it.
+    Some lose this too: Python drops what is raised in a callback of its garbage collector. So an alarm repeats it.
+    """
+    name = ""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal name
+        _on_signals(lambda *_: os._exit(EXIT_PREEMPTED))
+        name = name or signal.Signals(number).name
+        importing = frame is not None and frame.f_code.co_filename.startswith("<frozen importlib")
+        signal.setitimer(signal.ITIMER_REAL, 0.01 if importing else AGAIN_S)
+        if not importing:
+            raise KeyboardInterrupt(name)
+
+    _on_signals(stop)
+    signal.signal(signal.SIGALRM, stop)
+    return lambda: name
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def main() -> None:
     """Entry point of `stillhouse`."""
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # or the interpreter looks for garbage in all of torch, for a second, before it ends

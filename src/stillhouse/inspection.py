@@ -1,17 +1,18 @@
 """What `inspect` and `verify` tell about a store."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.text import Text
 
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
 from stillhouse.core.events import Reporter, results_console
 from stillhouse.storage import layout
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
-from stillhouse.storage.verify import forget, read_records, verify
+from stillhouse.storage.verify import SEAL, forget, read_records, verify
 
 SHOWN = 20
 
@@ -24,16 +25,13 @@ def inspect_store(root: Path) -> dict[str, Any]:
     for record in found:
         for entry in record.objects:
             sizes[column_of(entry.path)] += entry.num_bytes
-    splits: Counter[str] = Counter()
-    for block in store.plan.blocks:
-        splits[block.split] += block.num_rows
     sealed = latest_seal(root)
     return {
         "store": str(root),
         "store_id": store_id(root),
         "format_version": store.spec.format_version,
         "samples": store.plan.num_samples,
-        "splits": dict(splits),
+        "splits": store.plan.num_samples_of(),
         "blocks": len(store.plan.blocks),
         "block_samples": store.plan.block_samples,
         "views": store.spec.views,
@@ -83,31 +81,31 @@ def quarantined(store: Store) -> list[dict[str, str]]:
 
 def print_inspection(facts: dict[str, Any]) -> None:
     """The facts as a person reads them, on stdout."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    splits = ", ".join(f"{name} {num:,}" for name, num in facts["splits"].items())
-    views = facts["views"]
-    table.add_row("store", f"{facts['store']}  (format {facts['format_version']}, id {facts['store_id'][:12]})")
-    table.add_row(
-        "samples", f"{facts['samples']:,} ({splits}) in {facts['blocks']} blocks of {facts['block_samples']:,}"
-    )
-    table.add_row("views", f"{views['num']} x {views['policy']} at {views['size']} pixels, seed {views['seed']}")
+    console = results_console()
+    for name, text in _inspection_rows(facts):
+        console.print(Text(f"{name:<12}{text}"))  # as Text: keys and paths may hold what rich takes for markup
+
+
+def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    splits = ", ".join(f"{num:,} {name}" for name, num in facts["splits"].items())
+    views, sealed, bad = facts["views"], facts["sealed"], facts["quarantined"]
+    yield "store", f"{facts['store']}  (format {facts['format_version']}, id {facts['store_id'][:12]})"
+    yield "images", f"{facts['samples']:,} ({splits}) in {facts['blocks']:,} blocks of {facts['block_samples']:,}"
+    yield "views", f"{views['num']} x {views['policy']} at {views['size']} pixels, seed {views['seed']}"
     for teacher in facts["teachers"]:
-        table.add_row("teacher", f"{teacher['name']}: {teacher['model']}, weights {teacher['weights_sha256'][:12]}")
+        yield "teacher", f"{teacher['name']}: {teacher['model']}, weights {teacher['weights_sha256'][:12]}"
         for level, shape in teacher["levels"].items():
-            per_token = (
-                "nothing yet" if shape["bytes_per_token"] is None else f"{shape['bytes_per_token']:,.0f} bytes a token"
-            )
-            table.add_row("", f"{level}: {shape['tokens']} x {shape['dim']}, {teacher['codec']}, {per_token}")
+            size = shape["bytes_per_token"]
+            stored = "nothing stored yet" if size is None else f"{size:,.0f} bytes a token on disk"
+            yield "", f"{level}: {shape['tokens']} x {shape['dim']}, {teacher['codec']}, {stored}"
     for column, num_bytes in facts["bytes"].items():
-        table.add_row("bytes", f"{num_bytes:>15,}  {column}")
-    table.add_row("", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects")
-    sealed = facts["sealed"]
-    table.add_row("seal", f"{sealed['content_sha256']} (generation {sealed['generation']})" if sealed else "not sealed")
-    for bad in facts["quarantined"][:SHOWN]:
-        table.add_row("quarantine", f"{bad['reason']}: {bad['key']}")
-    if len(facts["quarantined"]) > SHOWN:
-        table.add_row("", f"and {len(facts['quarantined']) - SHOWN} more; --json lists all")
-    results_console().print(table)
+        yield "bytes", f"{num_bytes:>15,}  {column}"
+    yield "", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects"
+    yield "seal", f"{sealed['content_sha256']} (generation {sealed['generation']})" if sealed else "not sealed yet"
+    for one in bad[:SHOWN]:
+        yield "quarantine", f"{one['reason']}: {one['key']}"
+    if len(bad) > SHOWN:
+        yield "", f"and {len(bad) - SHOWN:,} more; --json lists all"
 
 
 def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dict[str, Any]]:
@@ -118,19 +116,19 @@ def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dic
     with reporter.task("verify", total, "byte") as task:
         result = verify(store, task.advance)
     for problem in result.problems:
-        reporter.say(f"damaged: {problem.path} of unit {problem.unit}: {problem.found}")
-    dropped = sorted({problem.unit for problem in result.problems} - {"seal"}) if repair else []
+        where = problem.path if problem.unit == SEAL else f"{problem.path} of unit {problem.unit}"
+        reporter.say(f"damaged: {where}: {problem.found}")
+    damaged = sorted({problem.unit for problem in result.problems} - {SEAL})
+    dropped = damaged if repair else []
     for unit in dropped:
         forget(store, unit)
     if dropped:
-        reporter.say(f"dropped {len(dropped)} damaged units; run the same pipeline again and it makes them anew")
-    elif result.problems and all(problem.unit == "seal" for problem in result.problems):
-        reporter.say("only the seal is wrong; `stillhouse extract` seals what is there again")
-    elif result.problems:
-        reporter.say(
-            f"{len(result.problems)} objects are damaged; `stillhouse verify {root} --repair` drops their units"
-        )
-    else:
+        reporter.say(f"dropped {_units(dropped)}; `stillhouse run` with the same config makes them again")
+    elif damaged:
+        reporter.say(f"{_units(damaged)} damaged; `stillhouse verify {root} --repair` drops what is damaged")
+    elif any(problem.path != layout.LOG for problem in result.problems):  # those of the log name their own remedy
+        reporter.say("all units are whole, the seal is not; `stillhouse extract` with the same config seals again")
+    elif not result.problems:
         state = f"content {result.content_sha256}" + ("" if result.sealed else ", not sealed yet")
         reporter.say(f"whole: {result.num_objects:,} objects, {result.num_bytes:,} bytes, {state}")
     facts = {
@@ -143,3 +141,7 @@ def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dic
         "dropped": dropped,
     }
     return (EXIT_CORRUPT if result.problems and not dropped else EXIT_OK), facts
+
+
+def _units(units: Sequence[str]) -> str:
+    return f"{len(units):,} unit{'' if len(units) == 1 else 's'} of work"

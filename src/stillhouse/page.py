@@ -1,11 +1,13 @@
 """The page of a finished run: gathers from store, students and probes what `report.html` shows."""
 
+import hashlib
 import importlib.metadata
 import platform
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import yaml
 
 from stillhouse import __version__
 from stillhouse.core.config import config_digest
+from stillhouse.core.errors import CorruptError
 from stillhouse.core.events import Reporter
 from stillhouse.eval.features import patch_maps
 from stillhouse.eval.kept import Kept
@@ -52,8 +55,8 @@ from .summary import as_json
 PACKAGES = ("torch", "timm", "numpy", "pillow", "zarr", "pyarrow", "faiss-cpu", "scikit-learn")
 
 
-def write_report(config: PipelineConfig, result: RunResult, reporter: Reporter) -> Path:
-    """Write `<out>/report.html` unless the one that is there shows this very run; returns its path."""
+def write_report(config: PipelineConfig, result: RunResult, reporter: Reporter) -> tuple[Path, bool]:
+    """Write `<out>/report.html` unless the one that is there shows this very run: (its path, whether it was written)."""
     path = Path(config.out) / "report.html"
     identity = {
         "version": __version__,
@@ -63,12 +66,25 @@ def write_report(config: PipelineConfig, result: RunResult, reporter: Reporter) 
         "seconds": result.ledger.seconds,
     }
     marker = Path(config.out) / "report.json"
-    if path.exists() and read_json(marker) == identity:
-        return path
+    if path.exists() and _marked(marker) == {**identity, "html_sha256": _sha256(path.read_bytes())}:
+        return path, False
     reporter.say("report: drawing")
-    replace_file(path, render_report(_report_data(config, result)).encode())
-    replace_file(marker, canonical_json(identity))
-    return path
+    html = render_report(_report_data(config, result)).encode()
+    replace_file(path, html)
+    replace_file(marker, canonical_json({**identity, "html_sha256": _sha256(html)}))
+    return path, True
+
+
+def _marked(marker: Path) -> dict[str, Any] | None:
+    """What the report beside it shows; None when that is not known."""
+    try:
+        return read_json(marker)
+    except CorruptError:
+        return None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:

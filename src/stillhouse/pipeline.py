@@ -3,19 +3,24 @@
 ingest -> extract (per teacher) -> distill (per seed) -> eval -> report
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config, config_digest
-from stillhouse.core.errors import UsageError
+from stillhouse.core.encoders import find_checkpoint, require_model
+from stillhouse.core.errors import CorruptError, UsageError, missing_package
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
+from stillhouse.eval.features import require_labels
 from stillhouse.eval.kept import Kept, decide, keep
 from stillhouse.eval.report_data import Verdict
 from stillhouse.eval.run import Evaluation, Judgement
@@ -25,18 +30,19 @@ from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.ingest import IngestResult, ingest
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage2_distill.config import DistillConfig
-from stillhouse.stage2_distill.run import STUDENT, DistillResult, distill, finished_run
+from stillhouse.stage2_distill.run import RESULT, STUDENT, DistillResult, distill, finished_run
 from stillhouse.storage import layout
 from stillhouse.storage.commit import canonical_json, read_json, replace_file
+from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 
 
 class PipelineConfig(Config):
     """A pipeline.yaml: one section a verb."""
 
-    name: str
+    name: str = Field(min_length=1)
     """Names the run in reports."""
-    out: str
+    out: str = Field(min_length=1)
     """Folder for students, scores and the report."""
     store: str | None = None
     """Folder of the store; None: `<out>/store`."""
@@ -47,13 +53,19 @@ class PipelineConfig(Config):
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
 
-    @field_validator("teachers")
-    @classmethod
-    def _names(cls, teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
-        names = [layout.check_name(teacher.name, "teacher") for teacher in teachers]
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers have one name: {', '.join(names)}")
-        return teachers
+        try:
+            for what, name in (*(("teacher", name) for name in names), ("student", self.distill.name)):
+                layout.check_name(name, what)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        if self.distill.teacher not in (None, *names):
+            raise ValueError(f"distill.teacher {self.distill.teacher!r} is not in `teachers`: {', '.join(names)}")
+        return self
 
     @property
     def store_path(self) -> Path:
@@ -65,13 +77,19 @@ class PipelineConfig(Config):
             if teacher.name == name:
                 return teacher
         known = ", ".join(teacher.name for teacher in self.teachers)
-        raise UsageError(f"distill.teacher {name!r} is not in `teachers`", hint=f"known: {known}")
+        raise UsageError(f"the student was trained on {name!r}, which is not in `teachers`: {known}", hint="add it")
 
 
 def save_resolved(config: PipelineConfig) -> None:
     """Keep the config with every default filled in beside the output."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    replace_file(Path(config.out) / "pipeline.resolved.yaml", text.encode())
+    path = Path(config.out) / "pipeline.resolved.yaml"
+    try:
+        if not (path.is_file() and path.read_bytes() == text.encode()):
+            replace_file(path, text.encode())
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        message = f"out: {config.out!r} cannot be a folder: {error.strerror}"
+        raise UsageError(message, hint="name a folder that is there or can be made") from error
 
 
 class Ledger:
@@ -79,7 +97,9 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ledger.json"
-        self.seconds: dict[str, float] = dict(read_json(self._path) or {})
+        self.seconds: dict[str, float] = {}
+        with contextlib.suppress(CorruptError):  # no more than a log: what a damaged one knew is lost
+            self.seconds = dict(read_json(self._path) or {})
         self.idle = True
 
     def enter(self, step: str, seconds: float, worked: bool) -> None:
@@ -118,12 +138,16 @@ def run_ingest(config: PipelineConfig, reporter: Reporter, ledger: Ledger) -> tu
     """Images into the store."""
     result = ingest(config.store_path, config.ingest, config.views, reporter)
     ledger.enter("ingest", result.seconds, result.num_blocks_written > 0)
-    done = f"{result.num_samples:,} samples in {result.num_blocks_written + result.num_blocks_found} blocks"
+    store = Store.open(config.store_path)
+    splits = ", ".join(f"{num:,} {split}" for split, num in store.plan.num_samples_of().items())
+    done = f"{counted(result.num_samples, 'image')} ({splits}) in store {config.store_path}"
     reporter.say(f"ingest: {done}{_already(result.num_blocks_written == 0)}")
     if result.quarantined:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))
-        reporter.say(f"ingest: in quarantine: {reasons}; `stillhouse inspect {config.store_path}` lists them")
-    return Store.open(config.store_path), result
+        num = sum(result.quarantined.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result.quarantined.items()))
+        how = f"`stillhouse inspect {config.store_path}` lists them"
+        reporter.say(f"ingest: {counted(num, 'image')} left out, in quarantine ({reasons}); {how}")
+    return store, result
 
 
 def run_extract(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> None:
@@ -131,9 +155,10 @@ def run_extract(config: PipelineConfig, store: Store, reporter: Reporter, ledger
     for teacher in config.teachers:
         result = extract(store, teacher, config.extract, reporter)
         ledger.enter("extract", result.seconds, result.num_units_written > 0)
-        units = f"{result.num_units_written + result.num_units_found} view-blocks of {teacher.name}"
-        sealed = f"sealed as {result.seal.content_sha256[:12]}"
-        reporter.say(f"extract: {units}, {sealed}{_already(result.num_units_written == 0)}")
+        images = counted(store.plan.num_samples_of().get(TRAIN, 0), "training image")
+        done = f"features of teacher {teacher.name} for {images} x {counted(store.spec.num_views, 'view')}"
+        sealed = f"store sealed as {result.seal.content_sha256[:12]}"
+        reporter.say(f"extract: {done}; {sealed}{_already(result.num_units_written == 0)}")
 
 
 def run_distill(
@@ -145,8 +170,8 @@ def run_distill(
         result, worked = distill(store, _seeded(config, seed), student_folder(config, seed), reporter)
         ledger.enter("distill", result.seconds, worked)
         reporter.say(
-            f"distill: {result.name} seed {seed}, {result.num_steps:,} steps at {result.images_per_second:,.0f} img/s"
-            f"{_already(not worked)}"
+            f"distill: student {result.name}, seed {seed}: {result.num_steps:,} steps at "
+            f"{result.images_per_second:,.0f} img/s{_already(not worked)}"
         )
         results.append(result)
     return tuple(results)
@@ -159,8 +184,7 @@ def run_eval(
     begin = time.monotonic()
     spec = store.teacher(students[0].teacher)
     seeds = tuple(int(student.config["seed"]) for student in students)
-    judged_on = Store.open(Path(config.eval.store)) if config.eval.store else store
-    evaluation = Evaluation(judged_on, config.eval, Path(config.out) / "eval", reporter)
+    evaluation = Evaluation(_judged_on(config, store), config.eval, Path(config.out) / "eval", reporter)
     source = config.teacher_of(spec.name)
     teacher = evaluation.judge(f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec))
     trained, untrained = [], []
@@ -175,27 +199,74 @@ def run_eval(
     labels = evaluation.test.labels_N
     kept = tuple(keep(config.eval, labels, teacher, *pair) for pair in zip(trained, untrained, strict=True))
     ledger.enter("eval", time.monotonic() - begin, evaluation.num_judged > 0)
-    reporter.say(f"eval: {1 + 2 * len(students)} encoders judged{_already(evaluation.num_judged == 0)}")
+    encoders = f"teacher, {counted(len(students), 'student')} and the same untrained"
+    images = counted(len(labels), "held-out image")
+    reporter.say(f"eval: {encoders}, judged on {images}{_already(evaluation.num_judged == 0)}")
     return Judged(teacher, tuple(trained), tuple(untrained), kept, decide(kept), seeds, evaluation)
+
+
+def _judged_on(config: PipelineConfig, store: Store) -> Store:
+    """The store whose labelled images the probes read."""
+    return Store.open(Path(config.eval.store)) if config.eval.store else store
 
 
 def student_folder(config: PipelineConfig, seed: int) -> Path:
     """Where the student of a seed is trained and exported."""
-    return Path(config.out) / "students" / f"{layout.check_name(config.distill.name, 'student')}-seed{seed}"
+    return Path(config.out) / "students" / f"{config.distill.name}-seed{seed}"
 
 
 def _seeded(config: PipelineConfig, seed: int) -> DistillConfig:
     return config.distill.model_copy(update={"seed": seed})
 
 
+def counted(num: int, what: str) -> str:
+    """A number and what it counts: 1 image, 2 images."""
+    return f"{num:,} {what}{'' if num == 1 else 's'}"
+
+
 def _already(found: bool) -> str:
     return " (already done)" if found else ""
+
+
+def _require_beginning(config: PipelineConfig) -> None:
+    """Refuse before any work what config and machine alone show to fail after hours of it."""
+    if config.distill.teacher is None and len(config.teachers) > 1:
+        names = ", ".join(teacher.name for teacher in config.teachers)
+        raise UsageError(f"there are {len(config.teachers)} teachers ({names})", hint="name one as distill.teacher")
+    if config.eval.store is not None:
+        Store.open(Path(config.eval.store))
+    for key, split in (("train", config.eval.train), ("test", config.eval.test)):
+        if config.eval.store is None and split not in (TRAIN, *config.ingest.split):
+            message = f"eval.{key} is {split!r}, and ingest.split makes no such split"
+            raise UsageError(message, hint=f"set ingest.split, e.g. {{{split}: 0.2}}")
+    if config.eval.knn is not None and find_spec("faiss") is None:
+        raise missing_package("faiss", "cpu")
+    require_model(config.distill.student.model)
+    for teacher in config.teachers:
+        if not (config.store_path / layout.record_path(layout.codecs_unit(teacher.name))).exists():
+            require_model(teacher.model)
+            if teacher.checkpoint is not None:
+                find_checkpoint(teacher.checkpoint)
+
+
+def _require_samples(config: PipelineConfig, store: Store) -> None:
+    """Refuse before the teacher pass what these images cannot give."""
+    num, batch = store.plan.num_samples_of().get(TRAIN, 0), config.distill.batch
+    if num < batch:
+        message = f"store {store.root} has {counted(num, 'training image')}, distill.batch is {batch}"
+        raise UsageError(message, hint=f"set distill.batch to {num} or less")
+    require_labels(_judged_on(config, store), config.eval)
 
 
 def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
     """Walk the whole way. What is done already is left alone."""
     ledger = Ledger(Path(config.out))
+    finished = all((student_folder(config, seed) / RESULT).exists() for seed in seeds)
+    if not finished:
+        _require_beginning(config)
     store, ingested = run_ingest(config, reporter, ledger)
+    if not finished:
+        _require_samples(config, store)
     run_extract(config, store, reporter, ledger)
     students = run_distill(config, store, seeds, reporter, ledger)
     return RunResult(store, ingested, students, run_eval(config, store, students, reporter, ledger), ledger)

@@ -1,6 +1,5 @@
 """What a finished run says on stdout: the retention table, or JSON for machines."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from stillhouse.core.events import results_console
+from stillhouse.eval.formatting import percent
 from stillhouse.eval.kept import Kept
 from stillhouse.eval.retention import seed_interval
 
@@ -34,7 +34,11 @@ def print_table(judged: Judged) -> None:
     )
     if several:
         title += f", mean of {len(judged.seeds)} seeds ± 95 % t-interval"
-    table = Table(title=title, title_justify="left")
+    caption = (
+        "of teacher = student / teacher, gap closed = (student - untrained) / (teacher - untrained),\n"
+        f"gain = student - untrained{'' if several else ' (95 % interval over the images)'}"
+    )
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("probe", no_wrap=True)
     for column in ("teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -56,12 +60,7 @@ def _cells(rows: Sequence[Kept]) -> list[str]:
         scores += [_mean([getattr(kept, name) for kept in rows]) for name in ("student", "untrained")]
         gain = _mean([kept.gain for kept in rows], sign="+")
     share, closed = (float(np.mean([getattr(kept, name) for kept in rows])) for name in ("share", "gap_closed"))
-    return [*scores, _percent(share), _percent(closed), gain]
-
-
-def _percent(share: float) -> str:
-    """A share, or a dash where there is none: no gap to close, nothing to keep."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+    return [*scores, percent(share), percent(closed), gain]
 
 
 def _mean(values: list[float], sign: str = "") -> str:

@@ -1,7 +1,7 @@
 """Config files: what is accepted, and the exact words for what is not."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -22,12 +22,23 @@ class Item(Config):
     weight: float = 1.0
 
 
+class Round(Config):
+    kind: Literal["round"] = "round"
+
+
+class Flat(Config):
+    kind: Literal["flat"] = "flat"
+    size: int = 1
+
+
 class Main(Config):
     title: str
     inner: Inner = Inner()
     items: tuple[Item, ...] = ()
     table: dict[str, float] = Field(default_factory=dict)
     choice: Inner | Item | None = None
+    pair: tuple[int, int] = (1, 2)
+    shape: Annotated[Round | Flat, Field(discriminator="kind")] = Round()
 
 
 @pytest.fixture
@@ -70,7 +81,7 @@ UNKNOWN = {
     ),
     "title: x\ninner: {rat: 1}\n": ": unknown key 'inner.rat'; did you mean 'rate'?",
     "title: x\ninner:\n  rat: 1\nchoice:\n  rat: 2\n": (": unknown key 'inner.rat'; did you mean 'rate'? (and 3 more)"),
-    "title: x\nchoice:\n  nam: y\n": ":3: unknown key 'choice.Inner.nam'; did you mean 'name'? (and 2 more)",
+    "title: x\nchoice:\n  nam: y\n": ":3: unknown key 'choice.nam'; did you mean 'name'? (and 2 more)",
 }
 WRONG = {
     "inner: {}\n": ": 'title' is required and not given",
@@ -86,6 +97,7 @@ WRONG = {
     ),
     "title: 5\n": ":1: title: Input should be a valid string; got 5",
     "title: x\ninner:\n  kind: c\n": ":3: inner.kind: Input should be 'a' or 'b'; got 'c'",
+    "title: x\npair: [1]\n": ": 'pair.1' is required and not given",
     "title: x\n1: 2\n": ":2: 1: Keys should be strings; got 1",
 }
 NOT_YAML = {
@@ -179,16 +191,36 @@ def test_the_last_override_wins_over_the_file(path: Path) -> None:
         ("items.5.name=q", "override 'items.5.name=q': 'items.5' is not a section"),
         ("items.5=q", "override 'items.5=q': no element '5' in the list"),
         ("items.one=q", "override 'items.one=q': no element 'one' in the list"),
-        ("inner.rat=1", ": unknown key 'inner.rat'; did you mean 'rate'?"),
+        ("inner.rat=1", "override 'inner.rat=1': unknown key 'inner.rat'; did you mean 'rate'?"),
+        ("choice.rat=1", "override 'choice.rat=1': unknown key 'choice.rat'; did you mean 'rate'? (and 2 more)"),
         (
             "inner.rate=1e-3x",
-            ": inner.rate: Input should be a valid number, unable to parse string as a number; got '1e-3x'",
+            "override 'inner.rate=1e-3x': inner.rate: Input should be a valid number, unable to parse string as",
         ),
-        ("title=", ":1: title: Input should be a valid string; got None"),
+        ("title=", "override 'title=': title: Input should be a valid string; got None"),
+        ("shape.kind=rond", "override 'shape.kind=rond': shape.kind: unknown kind 'rond'; did you mean 'round'?"),
+        ("inner={rate: x}", "override 'inner={rate: x}': inner.rate: Input should be a valid number, unable to parse"),
     ],
 )
 def test_overrides_that_are_refused(path: Path, override: str, said: str) -> None:
-    assert refusal(path, "title: x\nitems: [{name: a}]\n", override) == said
+    assert refusal(path, "title: x\nitems: [{name: a}]\n", override).startswith(said)
+
+
+def test_the_override_that_decided_is_the_one_to_blame(path: Path) -> None:
+    said = refusal(path, "title: x\n", "inner.rate=2", "inner.steps=no", "inner.steps=0", "title=y")
+    assert said == "override 'inner.steps=0': inner.steps: Input should be greater than or equal to 1; got 0"
+    assert refusal(path, "title: 5\n", "inner.rate=2").startswith(":1: title: ")
+
+
+def test_kinds_are_named_when_none_fits(path: Path) -> None:
+    assert (
+        refusal(path, "title: x\nshape: {kind: rond}\n") == ": shape.kind: unknown kind 'rond'; did you mean 'round'?"
+    )
+    assert refusal(path, "title: x\nshape: {kind: q}\n") == ": shape.kind: unknown kind 'q'; known kinds: round, flat"
+    assert refusal(path, "title: x\nshape: {}\n") == ": 'shape.kind' is required and not given"
+    assert refusal(path, "title: x\nshape: {kind: flat, siz: 1}\n") == (
+        ": unknown key 'shape.siz'; did you mean 'size'?"
+    )
 
 
 def test_an_override_that_is_not_yaml(path: Path) -> None:

@@ -67,6 +67,7 @@ def images(size: int = 32, num: int = 2) -> Tensor:
         ("vit_tiny_patch16_225", "vit_tiny_patch16_224"),
         ("resnet51", "resnet50"),
         ("tf_efficientnet_lite.in1k", "tf_efficientnet_lite4"),
+        ("dinov2_vit_small", "vit_small_patch14_dinov2"),
     ],
 )
 def test_an_unknown_model_names_the_nearest(name: str, near: str) -> None:

@@ -187,7 +187,7 @@ def test_a_store_whose_images_are_all_bad_is_refused_every_time(tmp_path: Path) 
     for i in range(5):
         (images / f"{i}.png").write_bytes(b"no image")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"none of the training images of store .*/store can be read; see"):
+        with pytest.raises(DataError, match=r"images of store .*/store can be read \(5 not-an-image\); `stillhouse"):
             run(tmp_path / "store", tiny_ingest(images))
 
 

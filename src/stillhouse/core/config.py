@@ -56,7 +56,13 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
         raise UsageError(f"config {path}: expected a mapping of sections, got {type(loaded).__name__}")
     for override in overrides:
         _apply_override(loaded, override)
-    return parse_config(model, loaded, where=f"config {path}", text=text)
+    try:
+        return model.model_validate(loaded)
+    except ValidationError as error:
+        keys = _keys(loaded, _first(error))
+        origin = next((override for override in reversed(overrides) if _is_about(override, keys)), None)
+        where = f"config {path}" if origin is None else f"override {origin!r}"
+        raise UsageError(f"{where}{_explain(model, error, loaded, text if origin is None else '')}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,12 +84,12 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def parse_config(model: type[C], value: Any, *, where: str, text: str = "") -> C:
+def parse_config(model: type[C], value: Any, *, where: str) -> C:
     """Validate `value` as `model`; the first problem becomes one UsageError that names key, rule and remedy."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UsageError(f"{where}{_explain(model, error, text)}") from error
+        raise UsageError(f"{where}{_explain(model, error, value)}") from error
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -113,25 +119,52 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise UsageError(f"override {override!r}: no element {last!r} in the list") from error
 
 
-def _explain(model: type[BaseModel], error: ValidationError, text: str) -> str:
-    """The first problem of a validation error as one line."""
+def _first(error: ValidationError) -> Any:
+    """The problem to tell of: an unknown key, which may be the cause of the others, or else the first."""
     problems = error.errors(include_url=False)
-    unknown = [p for p in problems if p["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
-    path = [str(part) for part in problem["loc"]]
-    dotted = ".".join(path)
-    line = _line_of(text, path[-1]) if path else ""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+
+
+def _keys(value: Any, problem: Any) -> list[str]:
+    """The keys of a problem's place as the user wrote them: without pydantic's names of union members."""
+    keys, loc = [], problem["loc"]
+    for depth, part in enumerate(loc):
+        known = part in (range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ())
+        if known or depth == len(loc) - 1:
+            keys.append(str(part))
+            value = value[part] if known else None
+    return [*keys, "kind"] if problem["type"].startswith("union_tag") else keys
+
+
+def _is_about(override: str, keys: Sequence[str]) -> bool:
+    """True when the override gave the value at `keys`, or a section around it."""
+    given = override.partition("=")[0].split(".")
+    return given == list(keys[: len(given)])
+
+
+def _explain(model: type[BaseModel], error: ValidationError, value: Any, text: str = "") -> str:
+    """The problem to tell of as the rest of a line that begins with where the value is from."""
+    problem, num = _first(error), error.error_count()
+    keys = _keys(value, problem)
+    dotted = ".".join(keys)
+    line = _line_of(text, keys[-1]) if keys else ""
+    more = f" (and {num - 1} more)" if num > 1 else ""
     if problem["type"] == "extra_forbidden":
-        known = sorted(_known_keys(model, path[:-1]))
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{line}: unknown key {dotted!r}; {remedy}{more}"
-    if problem["type"] == "missing":
+        known = sorted(_known_keys(model, [str(part) for part in problem["loc"][:-1]]))
+        return f"{line}: unknown key {dotted!r}; {_nearest(keys[-1], known, 'known keys')}{more}"
+    if problem["type"] == "union_tag_invalid":
+        kind, kinds = problem["ctx"]["tag"], re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
+        return f"{line}: {dotted}: unknown kind {kind!r}; {_nearest(kind, kinds, 'known kinds')}{more}"
+    if problem["type"] in ("missing", "union_tag_not_found"):
         return f": {dotted!r} is required and not given{more}"
     got = "" if isinstance(problem["input"], dict) else f"; got {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{line}: {dotted or 'config'}: {message}{got}{more}"
+    return f"{line}: {f'{dotted}: ' if dotted else ''}{message}{got}{more}"
+
+
+def _nearest(name: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{what}: {', '.join(known)}"
 
 
 def _line_of(text: str, key: str) -> str:

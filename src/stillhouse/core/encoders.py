@@ -137,10 +137,7 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None) -> En
 
 def create_timm(name: str, **args: Any) -> Any:
     """`timm.create_model` with one clear line for an unknown name, and for weights that cannot be had."""
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.4)
-        remedy = f"did you mean {', '.join(near)}?" if near else "`stillhouse models PATTERN` lists the known ones"
-        raise UsageError(f"unknown model {name!r}", hint=remedy)
+    require_model(name)
     try:
         return timm.create_model(name, **args)
     except (OSError, ConnectionError) as error:
@@ -148,8 +145,19 @@ def create_timm(name: str, **args: Any) -> Any:
         raise ResourceError(
             message, hint="set `checkpoint` to a local file, or run where the hub can be reached"
         ) from error
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # timm asserts what users may get wrong
         raise UsageError(f"model {name!r} with {args}: {_one_line(error)}", hint="see timm's documentation") from error
+
+
+def require_model(name: str) -> None:
+    """UsageError, naming the nearest models, unless timm knows `name` or it says where else the model is."""
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
+        known, wanted = timm.list_models(), name.split(".")[0].lower()
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.8)
+        near = near or [model for model in known if all(word in model for word in wanted.split("_"))][:3]
+        near = near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
+        remedy = f"did you mean {', '.join(near)}? " if near else ""
+        raise UsageError(f"unknown model {name!r}", hint=f"{remedy}`stillhouse models PATTERN` lists the known ones")
 
 
 def _takes_image_size(name: str) -> bool:
@@ -179,6 +187,10 @@ def find_checkpoint(where: str) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name; nothing in it is executed."""
+    try:
+        path.open("rb").close()  # safetensors says of any file that it may not read that there is none
+    except OSError as error:
+        raise ResourceError(f"checkpoint {path}: {error.strerror}", hint="check the file and its rights") from error
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -279,4 +291,4 @@ def pick_device(name: str) -> torch.device:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

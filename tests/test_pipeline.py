@@ -1,0 +1,301 @@
+"""`run`: the whole way, once; what a second run does, and what a run refuses before it has cost anything."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stillhouse import page
+from stillhouse.core.config import load_config
+from stillhouse.core.errors import ResourceError
+from stillhouse.pipeline import Ledger, PipelineConfig
+from stillhouse.stage1_extract import ingest, teachers
+from stillhouse.stage1_extract.testing import tiny_images, tiny_teacher
+from stillhouse.storage.seal import latest_seal
+from stillhouse.testing import Ended, run_here
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """sha256 and modification time of every file; the event log, which only grows, left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "events.jsonl":
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest, path.stat().st_mtime_ns
+    return found
+
+
+def refused(ended: Ended, status: int = 2) -> str:
+    """What a refused run says; it has said and done nothing else."""
+    assert ended.status == status, ended
+    assert ended.out == "" and ended.err.count("\n") == 1, ended.err
+    return ended.err.removeprefix("error: ").strip()
+
+
+# --- a run and the next one ------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_sealed_store_a_student_and_a_report(finished: Path) -> None:
+    seal = latest_seal(finished / "store")
+    assert seal is not None and seal.generation == 1
+    assert json.loads((finished / "ledger.json").read_text()).keys() == {"ingest", "extract", "distill", "eval"}
+    assert sorted(path.name for path in (finished / "students" / "student-seed0" / "student").iterdir()) == [
+        "card.json",
+        "config.json",
+        "model.safetensors",
+    ]
+    names = ["student-seed0-untrained.json", "student-seed0.json", "teacher-tiny.json"]
+    assert sorted(path.name for path in (finished / "eval").iterdir()) == names
+    events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "block"] == ["ingest"] * 6 + ["extract"] * 8
+
+
+def test_a_second_run_does_nothing_and_says_so(own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here("run", pipeline, f"out={own}")  # the report shows the config, in which `out` is another one now
+    monkeypatch.setattr(teachers, "build_encoder", None)  # no teacher is loaded
+    monkeypatch.setattr(ingest, "open_source", None)  # and no image of the source is needed
+    before = contents(own)
+    ended = run_here("run", pipeline, f"out={own}")
+    assert ended.status == 0 and contents(own) == before
+    *steps, last = ended.err.splitlines()
+    assert [line.partition(":")[0] for line in steps] == ["ingest", "extract", "distill", "eval"]
+    assert all(line.endswith("(already done)") for line in steps)
+    assert last == f"nothing to do, everything is there; report: {own / 'report.html'}"
+    assert "held-out images" in ended.out
+
+
+def test_a_finished_run_needs_no_faiss(finished: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was judged on a machine that has it; this one may look at it."""
+    monkeypatch.setattr("stillhouse.pipeline.find_spec", lambda name: None)
+    assert run_here("run", pipeline).status == 0
+
+
+def test_json_is_one_object_with_every_score(finished: Path, pipeline: Path) -> None:
+    ended = run_here("run", pipeline, "--json")
+    told = ended.json()
+    assert told["nothing_to_do"] is True and told["report"] == str(finished / "report.html")
+    assert told["seeds"] == [0] and told["metric"] == "top1" and told["go"] in (True, False)
+    (probes,) = told["probes"]
+    assert [probe["probe"] for probe in probes] == ["knn", "linear", "logistic-dinov2"]
+    for probe in probes:
+        assert probe["gain_low"] <= probe["gain"] <= probe["gain_high"]
+        assert probe["gain"] == pytest.approx(probe["student"] - probe["untrained"])
+
+
+def test_seeds_share_the_store_and_the_teachers_scores(own: Path, pipeline: Path) -> None:
+    before = contents(own / "store")
+    ended = run_here("run", pipeline, f"out={own}", "--seeds", "2")
+    assert ended.status == 0 and contents(own / "store") == before
+    assert "seed 0: 9 steps" in ended.err and "seed 1: 9 steps" in ended.err
+    assert "eval: teacher, 2 students and the same untrained, judged on 12 held-out images\n" in ended.err
+    assert "mean of 2 seeds ± 95 % t-interval" in ended.out and ended.out.count(" ± ") > 9
+    html = (own / "report.html").read_text()
+    assert 'id="seeds"' in html
+    again = run_here("run", pipeline, f"out={own}", "--seeds", "2", "--json").json()
+    assert again["nothing_to_do"] and again["seeds"] == [0, 1] and len(again["probes"]) == 2
+
+
+def test_the_resolved_config_is_kept_and_is_the_same_config(own: Path, pipeline: Path) -> None:
+    overrides = [f"out={own}", "eval.bootstrap=150", "distill.student.image_size=32"]
+    run_here("ingest", pipeline, *overrides)
+    saved = own / "pipeline.resolved.yaml"
+    assert load_config(PipelineConfig, saved) == load_config(PipelineConfig, pipeline, overrides)
+    assert yaml.safe_load(saved.read_text())["distill"]["lr"] == 5e-4  # every default is filled in
+
+
+def test_the_shipped_configs_are_sound() -> None:
+    repository = Path(__file__).parents[1]
+    for path in (repository / "pipeline.yaml", *(repository / "examples").glob("*.yaml")):
+        config = load_config(PipelineConfig, path)
+        assert config.eval.test in config.ingest.split
+
+
+def test_a_second_teacher_later(own: Path, pipeline: Path) -> None:
+    """It needs no original data, changes no object, and the first student stays finished."""
+    first = yaml.safe_load(pipeline.read_text())["teachers"][0]
+    second = tiny_teacher(pipeline.parent / "weights", "second", seed=1).model_dump(mode="json", exclude_defaults=True)
+    both = f"teachers={json.dumps([first, second])}"
+    before = contents(own / "store")
+    said = refused(run_here("run", pipeline, f"out={own}", both, "distill.name=next"))
+    assert said == "there are 2 teachers (tiny, second); name one as distill.teacher"
+    extracted = run_here("extract", pipeline, f"out={own}", both)
+    assert extracted.status == 0 and "teacher second for" in extracted.err
+    after = contents(own / "store")
+    assert {path for path in before if after.get(path) != before[path]} == {"zarr.json"}
+    ended = run_here("run", pipeline, f"out={own}", both, "distill.teacher=tiny")
+    assert "seed 0: 9 steps" in ended.err and ended.err.count("(already done)") == 5
+    other = run_here("run", pipeline, f"out={own}", both, "distill.teacher=second", "distill.name=next")
+    assert other.status == 0 and (own / "eval" / "teacher-second.json").exists()
+    said = refused(run_here("distill", pipeline, f"out={own}", "distill.name=third"))
+    assert said.endswith("has 2 teachers (second, tiny); name one as distill.teacher")
+
+
+# --- what is damaged or gone is made again ---------------------------------------------------------------------------
+
+
+def test_a_student_that_is_gone_or_damaged_is_made_again(own: Path, pipeline: Path) -> None:
+    folder = own / "students" / "student-seed0" / "student"
+    weights = (folder / "model.safetensors").read_bytes()
+    for damage in ("weights", "config", "all"):
+        if damage == "weights":
+            (folder / "model.safetensors").write_bytes(weights[:-1] + b"\0")
+        elif damage == "config":
+            (folder / "config.json").unlink()
+        else:
+            shutil.rmtree(folder)
+        ended = run_here("run", pipeline, f"out={own}")
+        assert ended.status == 0, ended.err
+        assert f"distill student: {folder} is damaged or gone, and is made again\n" in ended.err
+        assert "distill student: going on from step 8 of 9\n" in ended.err
+        assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_damaged_result_says_what_to_do(own: Path, pipeline: Path) -> None:
+    path = own / "students" / "student-seed0" / "result.json"
+    for text in ("{}", "{", "[]"):
+        path.write_text(text)
+        ended = run_here("run", pipeline, f"out={own}")
+        assert ended.status == 4 and str(path) in ended.last and "delete it; `stillhouse distill` then" in ended.last
+    path.unlink()
+    assert run_here("run", pipeline, f"out={own}").status == 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_scores_that_are_damaged_are_made_again(own: Path, pipeline: Path, damage: str) -> None:
+    path = own / "eval" / "student-seed0.json"
+    whole = path.read_text()
+    text = {"cut": whole[:99], "changed": whole.replace('"top1":0.', '"top1":1.'), "empty": "{}"}[damage]
+    assert text != whole
+    path.write_text(text)
+    ended = run_here("run", pipeline, f"out={own}")
+    assert ended.status == 0 and f"eval student-seed0: {path} " in ended.err and "; it is judged again" in ended.err
+    assert path.read_text() == whole
+
+
+def test_a_damaged_ledger_starts_anew(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.enter("eval", 1.25, worked=True)
+    ledger.enter("eval", 1.0, worked=False)
+    assert not ledger.idle and Ledger(tmp_path).seconds == {"eval": 1.25}
+    (tmp_path / "ledger.json").write_text("{")
+    damaged = Ledger(tmp_path)
+    assert damaged.seconds == {} and damaged.idle
+    damaged.enter("eval", 2.0, worked=True)
+    assert Ledger(tmp_path).seconds == {"eval": 2.0}
+
+
+# --- refused before it costs anything --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["ingest.split={}"],
+            "eval.test is 'test', and ingest.split makes no such split; set ingest.split, e.g. {test",
+        ),
+        (
+            ["eval.train=fit"],
+            "eval.train is 'fit', and ingest.split makes no such split; set ingest.split, e.g. {fit: ",
+        ),
+        (["distill.student.model=vit_tiny_patch16_225"], "unknown model 'vit_tiny_patch16_225'; did you mean vit_tiny"),
+        (["teachers.0.model=dinov2_vit_small"], "unknown model 'dinov2_vit_small'; did you mean vit_small_patch14_di"),
+        (["teachers.0.name=Big Teacher"], "config PATH: teacher name 'Big Teacher'; use 1-64 of a-z"),
+        (["distill.name=../x"], "config PATH: student name '../x'; use 1-64 of a-z"),
+        (["distill.teacher=nobody"], "config PATH: distill.teacher 'nobody' is not in `teachers`: tiny"),
+        (["eval.knn=null", "eval.linear=null", "eval.logistic=null"], "config PATH:37: eval: at least one of knn, "),
+        (["eval.test=train"], "config PATH:37: eval: train and test are one split, 'train'; judge on"),
+    ],
+)
+def test_what_no_step_could_finish(pipeline: Path, tmp_path: Path, overrides: list[str], said: str) -> None:
+    out = tmp_path / "out"
+    told = refused(run_here("run", pipeline, f"out={out}", *overrides))
+    assert told.startswith(said.replace("PATH", str(pipeline))), told
+    assert not (out / "store").exists()
+
+
+def test_a_missing_faiss_is_told_at_once(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillhouse.pipeline.find_spec", lambda name: None)
+    told = refused(run_here("run", pipeline, f"out={tmp_path / 'out'}"), ResourceError.exit_code)
+    assert told == "the package 'faiss' is not installed; run `pip install 'stillhouse[cpu]'`"
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def stopped_at_ingest(ended: Ended) -> str:
+    """What a run says that ends after ingest, before the teacher pass."""
+    assert ended.status == 2 and ended.out == ""
+    first, said = ended.err.splitlines()
+    assert first.startswith("ingest: ")
+    return said.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["distill.batch=31"],
+            "store STORE has 30 training images, distill.batch is 31; set distill.batch to 30 or less",
+        ),
+        (["ingest.split={test: 0.001}"], "store STORE has no split 'test', only train; set ingest.split"),
+        (["ingest.source.label=none"], "no image of split 'train' of store STORE has a label, and probes need labels;"),
+    ],
+)
+def test_what_these_images_cannot_give(pipeline: Path, tmp_path: Path, overrides: list[str], said: str) -> None:
+    told = stopped_at_ingest(run_here("run", pipeline, f"out={tmp_path}", *overrides))
+    assert told.startswith(said.replace("STORE", str(tmp_path / "store"))), told
+
+
+def test_images_of_one_class_or_none(pipeline: Path, tmp_path: Path) -> None:
+    images = tiny_images(tmp_path / "images", 36)
+    out = [f"out={tmp_path / 'out'}", f"ingest.source.path={images}"]
+    for folder in ("b", "c"):
+        for path in (images / folder).iterdir():
+            path.rename(images / "a" / f"{folder}{path.name}")
+        (images / folder).rmdir()
+    told = stopped_at_ingest(run_here("run", pipeline, *out))
+    assert told.startswith("all labelled images of split 'train' of store ") and "are 'a'; a probe needs two" in told
+    flat = [f"out={tmp_path / 'flat'}", f"ingest.source.path={images / 'a'}"]
+    told = stopped_at_ingest(run_here("run", pipeline, *flat))
+    assert "has a label, and probes need labels; give labels (in a folder source: one folder a class)" in told
+    for verb in ("extract", "distill"):  # as the message says
+        assert run_here(verb, pipeline, *flat).status == 0
+    assert "no image of split 'train'" in refused(run_here("eval", pipeline, *flat))
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_run(finished: Path) -> None:
+    html = (finished / "report.html").read_text()
+    for words in ("knn", "linear", "logistic-dinov2", "Rule: GO when", "vit_tiny_patch16_224", "30 train and"):
+        assert words in html
+    assert "<strong>GO</strong>" in html or "<strong>NO-GO</strong>" in html
+    assert html.count("data:image/png;base64,") >= 2 * 4  # two rows: the view, and three encoders' maps
+    for outside in ("http://", "https://", "//cdn", 'src="/', "@import"):
+        assert outside not in html.replace("http://www.w3.org/", "")
+
+
+def test_the_page_is_drawn_again_only_when_it_would_change(
+    own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*overrides: str) -> bool:
+        """True when the report was drawn."""
+        ended = run_here("run", pipeline, f"out={own}", *overrides)
+        assert ended.status == 0, ended.err
+        drawn = "report: drawing\n" in ended.err
+        assert ended.last.startswith("nothing to do") != drawn
+        return drawn
+
+    assert run()  # `out` is another one
+    assert not run()
+    assert run("eval.metric=mean_per_class") and run()
+    for damage in (b"<html>", None):
+        (own / "report.html").unlink() if damage is None else (own / "report.html").write_bytes(damage)
+        assert run() and not run()
+    (own / "report.json").write_text("{")
+    assert run() and not run()
+    monkeypatch.setattr(page, "__version__", "9.9.9")
+    assert run() and not run()
