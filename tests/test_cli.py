@@ -189,6 +189,18 @@ def test_a_signal_that_is_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> N
             time.sleep(5)
 
 
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_in_the_import_machinery_waits_until_it_is_left() -> None:
+    """What is raised in there may be raised in a callback, from which nothing can be raised."""
+    cli._stop_on_signals()
+    inside = compile("os.kill(os.getpid(), 15)\nreached = True", "<frozen importlib._bootstrap>", "exec")
+    found: dict[str, Any] = {"os": os}
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        exec(inside, found)  # noqa: S102 - code with a file name of our choice
+        time.sleep(5)
+    assert found["reached"]
+
+
 def test_a_cleanup_that_fails_after_a_stop_is_no_fault() -> None:
     """As joining a thread does whose start the signal hit."""
 

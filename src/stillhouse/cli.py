@@ -265,6 +265,7 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
             typer.echo(json.dumps({"error": told}, ensure_ascii=False))
         reporter.say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         reporter.close()
     sys.stdout.flush()
     _on_signals(signal.SIG_IGN)  # what is done is done, and says so

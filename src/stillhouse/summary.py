@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from stillhouse.core.events import results_console
@@ -12,6 +13,9 @@ from stillhouse.eval.kept import Kept
 from stillhouse.eval.retention import seed_interval
 
 from .pipeline import Judged
+
+NARROW = 106
+"""Columns of a terminal below which the table is set without lines, headings and intervals in two rows."""
 
 
 def as_json(judged: Judged) -> dict[str, Any]:
@@ -38,13 +42,16 @@ def print_table(judged: Judged) -> None:
         "of teacher = student / teacher, gap closed = (student - untrained) / (teacher - untrained),\n"
         f"gain = student - untrained{'' if several else ' (95 % interval over the images)'}"
     )
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("probe", no_wrap=True)
-    for column in ("teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for rows in zip(*judged.kept, strict=True):
-        table.add_row(rows[0].probe, *_cells(rows))
     console = results_console()
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    narrow = console.width < NARROW
+    if narrow:
+        table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
+    for column in ("probe", "teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
+        heading = column.replace(" ", "\n") if narrow else column
+        table.add_column(heading, justify="left" if column == "probe" else "right", no_wrap=True)
+    for rows in zip(*judged.kept, strict=True):
+        table.add_row(rows[0].probe, *(_folded(cell) if narrow else cell for cell in _cells(rows)))
     console.print(table)
     console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
 
@@ -61,6 +68,11 @@ def _cells(rows: Sequence[Kept]) -> list[str]:
         gain = _mean([kept.gain for kept in rows], sign="+")
     share, closed = (float(np.mean([getattr(kept, name) for kept in rows])) for name in ("share", "gap_closed"))
     return [*scores, percent(share), percent(closed), gain]
+
+
+def _folded(cell: str) -> str:
+    """A cell with its interval in a second row."""
+    return cell.replace(" (", "\n(").replace(" … ", "…").replace("± ", "±\n")
 
 
 def _mean(values: list[float], sign: str = "") -> str:
