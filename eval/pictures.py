@@ -121,6 +121,6 @@ def _resize(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
     """Nearest-neighbour sampling to `shape` = (h, w)."""
     if pixels.shape[:2] == shape:
         return pixels
-    rows, columns = (np.arange(new) * old // new for new, old in zip(shape, pixels.shape, strict=False))
+    rows, columns = (np.arange(new) * old // new for new, old in zip(shape, pixels.shape[:2], strict=True))
     resized: Pixels = pixels[rows][:, columns]
     return resized

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from stillhouse.core.config import config_digest
 from stillhouse.core.errors import CorruptError
 from stillhouse.core.events import Reporter
+from stillhouse.storage import layout
 from stillhouse.storage.commit import ObjectEntry, read_signed_json, replace_file, signed_json
-from stillhouse.storage.seal import content_digest, records
+from stillhouse.storage.seal import content_digest
 from stillhouse.storage.store import Store
 
 from .config import EvalConfig
@@ -130,7 +131,8 @@ class Evaluation:
 
 
 def _image_objects(store: Store) -> list[ObjectEntry]:
-    return [entry for record in records(store.root) if record.unit.startswith("images/") for entry in record.objects]
+    units = (layout.images_unit(block) for block in range(len(store.plan.blocks)))
+    return [entry for unit in units for entry in store.require(unit, f"unit {unit}").objects]
 
 
 def _judgement(name: str, probes: Mapping[str, Any]) -> Judgement:

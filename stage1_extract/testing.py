@@ -79,6 +79,24 @@ def tiny_store(folder: Path, source: Path | None = None) -> Store:
     return store
 
 
+class Stop(Exception):
+    """What `Stopping` raises."""
+
+
+class Stopping(Reporter):
+    """Raises after so many blocks, as if the machine went away."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__(quiet=True)
+        self.blocks = blocks
+
+    def event(self, kind: str, **facts: Any) -> None:
+        if kind == "block":
+            self.blocks -= 1
+            if self.blocks == 0:
+                raise Stop
+
+
 class TeacherTests:
     """What every teacher promises. Derive, name the class `Test…`, and give a config.
 

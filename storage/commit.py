@@ -110,33 +110,34 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
     return num_bytes, digest.hexdigest()
 
 
-def create_once(path: Path, data: bytes) -> bool:
-    """Create `path` with `data` unless it exists; True if this call created it. Atomic and durable."""
+@contextlib.contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A synced temporary file with `data` in the folder of `path`; it is gone afterwards, the folder synced."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             write_synced(temporary, [data])
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-        return True
+
+
+def create_once(path: Path, data: bytes) -> bool:
+    """Create `path` with `data` unless it exists; True if this call created it. Atomic and durable."""
+    with _written_beside(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    return True
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `path`, replacing what was there. Atomic and durable."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            write_synced(temporary, [data])
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with _written_beside(path, data) as temporary:
+        os.replace(temporary, path)
 
 
 def publish_folder(staged: Path, final: Path) -> None:

@@ -194,14 +194,16 @@ class Store:
     # --- views ---------------------------------------------------------------------------------------------------
 
     def view_params(self, view: int, block: int) -> npt.NDArray[np.int32]:
-        """int32 [rows of the block, P]."""
+        """int32 [rows of the block, P]; read-only."""
         flat = self._chunk(view, block, layout.params_chunk(view, block), "<i4")
-        return flat.reshape(self.plan.block_samples, len(FIELDS))[: self.plan.blocks[block].num_rows].astype(np.int32)
+        return flat.reshape(self.plan.block_samples, len(FIELDS))[: self.plan.blocks[block].num_rows].astype(
+            np.int32, copy=False
+        )
 
     def view_hashes(self, view: int, block: int) -> npt.NDArray[np.uint64]:
-        """uint64 [rows of the block]."""
+        """uint64 [rows of the block]; read-only."""
         flat = self._chunk(view, block, layout.hash_chunk(view, block), "<u8")
-        return flat[: self.plan.blocks[block].num_rows].astype(np.uint64)
+        return flat[: self.plan.blocks[block].num_rows].astype(np.uint64, copy=False)
 
     def _chunk(self, view: int, block: int, path: str, dtype: str) -> npt.NDArray[Any]:
         entry = self._entry(layout.views_unit(view, block), path, f"view {view} of block {block}")

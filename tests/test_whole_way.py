@@ -97,17 +97,6 @@ def test_killed_at_many_moments(config: Path) -> None:
     assert digest == again
 
 
-def test_stopped_by_a_signal(config: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stillhouse", "run", str(config)], stderr=subprocess.PIPE, text=True, env=_environment()
-    )
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 8, told
-    assert "run the same command again" in told and "Traceback" not in told
-
-
 def test_judged_on_another_store(config: Path) -> None:
     """Training images without labels; the probes read the labelled images of another store."""
     assert stillhouse("ingest", config).returncode == 0

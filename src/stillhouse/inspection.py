@@ -10,6 +10,7 @@ from rich.text import Text
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
 from stillhouse.core.events import Reporter, results_console
 from stillhouse.storage import layout
+from stillhouse.storage.commit import Record
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
 from stillhouse.storage.verify import SEAL, forget, read_records, verify
@@ -35,7 +36,7 @@ def inspect_store(root: Path) -> dict[str, Any]:
         "blocks": len(store.plan.blocks),
         "block_samples": store.plan.block_samples,
         "views": store.spec.views,
-        "teachers": [_teacher(store, spec.name, sizes) for spec in store.teachers()],
+        "teachers": [_teacher(store, spec.name, sizes, found) for spec in store.teachers()],
         "bytes": dict(sorted(sizes.items())),
         "total_bytes": sum(sizes.values()),
         "objects": sum(len(record.objects) for record in found),
@@ -52,9 +53,9 @@ def column_of(path: str) -> str:
     return "/".join(parts[:3]) if parts[0] == "features" and len(parts) > 3 else parts[0]
 
 
-def _teacher(store: Store, name: str, sizes: Counter[str]) -> dict[str, Any]:
+def _teacher(store: Store, name: str, sizes: Counter[str], found: Sequence[Record]) -> dict[str, Any]:
     spec = store.teacher(name)
-    done = sum(record.facts["rows"] for record in records(store.root) if record.unit.startswith(f"features/{name}/"))
+    done = sum(record.facts["rows"] for record in found if record.unit.startswith(f"features/{name}/"))
     levels = {}
     for level, shape in spec.levels.items():
         num_bytes = sizes[layout.features_array(name, level)]

@@ -14,23 +14,28 @@ from .base import IMAGE_EXTENSIONS, Item, check_items, item_key
 from .local_files import read_bytes, unreadable
 
 
-class FolderSource(Config):
-    """A folder of image files; names that begin with a dot are not part of it."""
+class ImageFiles(Config):
+    """Which files below a folder are samples, and what their labels are."""
 
-    kind: Literal["folder"] = "folder"
-    path: Path
-    """The folder. A sample's key is its path below it, such as `cats/0001.jpg`."""
     recursive: bool = True
     """Also read the folders inside it."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """Files with these extensions are samples, others are not; upper and lower case are the same."""
     label: Literal["parent", "none"] = "parent"
-    """`parent`: the name of the folder that a file lies in; a file in `path` itself has no label."""
+    """`parent`: the name of the folder that a file lies in; a file in the source's own folder has no label."""
 
     @field_validator("extensions")
     @classmethod
     def _plain(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
         return plain_extensions(extensions)
+
+
+class FolderSource(ImageFiles):
+    """A folder of image files; names that begin with a dot are not part of it."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    """The folder. A sample's key is its path below it, such as `cats/0001.jpg`."""
 
 
 class FolderReader:

@@ -6,14 +6,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from stillhouse.core.config import Config
 from stillhouse.core.errors import DataError, missing_package
 
-from .base import IMAGE_EXTENSIONS, key_fault
-from .folder import FolderReader, FolderSource, plain_extensions
+from .base import key_fault
+from .folder import FolderReader, FolderSource, ImageFiles
 
 
-class PackageSource(Config):
+class PackageSource(ImageFiles):
     """A folder of image files inside an installed package; for data that comes with `pip install`."""
 
     kind: Literal["package"] = "package"
@@ -21,17 +20,6 @@ class PackageSource(Config):
     """The package's import name."""
     folder: str
     """The folder inside it, such as `data/images`."""
-    recursive: bool = True
-    """Also read the folders inside it."""
-    extensions: tuple[str, ...] = IMAGE_EXTENSIONS
-    """Files with these extensions are samples, others are not; upper and lower case are the same."""
-    label: Literal["parent", "none"] = "parent"
-    """`parent`: the name of the folder that a file lies in; a file in `folder` itself has no label."""
-
-    @field_validator("extensions")
-    @classmethod
-    def _plain(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
-        return plain_extensions(extensions)
 
     @field_validator("folder")
     @classmethod

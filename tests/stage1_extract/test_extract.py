@@ -20,7 +20,15 @@ from stillhouse.stage1_extract.config import ExtractConfig, TeacherConfig
 from stillhouse.stage1_extract.extract import ExtractResult, channel_statistics, extract
 from stillhouse.stage1_extract.ingest import ingest
 from stillhouse.stage1_extract.policies import draw, draw_many
-from stillhouse.stage1_extract.testing import TINY_VIEWS, TINY_VIT_ARGS, tiny_images, tiny_ingest, tiny_teacher
+from stillhouse.stage1_extract.testing import (
+    TINY_VIEWS,
+    TINY_VIT_ARGS,
+    Stop,
+    Stopping,
+    tiny_images,
+    tiny_ingest,
+    tiny_teacher,
+)
 from stillhouse.storage import commit, layout
 from stillhouse.storage.codecs import CodecName
 from stillhouse.storage.decode import decode
@@ -28,24 +36,6 @@ from stillhouse.storage.seal import records
 from stillhouse.storage.store import Store
 from stillhouse.storage.verify import verify
 from stillhouse.storage.views import render, view_hash
-
-
-class Stop(Exception):
-    pass
-
-
-class Stopping(Reporter):
-    """Raises after so many units, as if the machine went away."""
-
-    def __init__(self, units: int) -> None:
-        super().__init__(quiet=True)
-        self.units = units
-
-    def event(self, kind: str, **facts: Any) -> None:
-        if kind == "block":
-            self.units -= 1
-            if self.units == 0:
-                raise Stop
 
 
 def run(store: Store, config: TeacherConfig, reporter: Reporter | None = None, threads: int = 2) -> ExtractResult:

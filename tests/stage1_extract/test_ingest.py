@@ -16,7 +16,7 @@ from stillhouse.stage1_extract.config import IngestConfig
 from stillhouse.stage1_extract.ingest import IngestResult, image_format, ingest, read_sample
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage1_extract.sources import FolderSource, Item, open_source
-from stillhouse.stage1_extract.testing import TINY_VIEWS, tiny_images, tiny_ingest
+from stillhouse.stage1_extract.testing import TINY_VIEWS, Stop, Stopping, tiny_images, tiny_ingest
 from stillhouse.storage import commit, layout
 from stillhouse.storage.decode import decode, encode_png, pixel_hash
 from stillhouse.storage.seal import content_digest, records
@@ -30,24 +30,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "short.png": (PNG[: len(PNG) // 2], "truncated"),
     "picture.gif": (b"II*\0" + bytes(64), "format"),
 }
-
-
-class Stop(Exception):
-    pass
-
-
-class Stopping(Reporter):
-    """Raises after so many blocks, as if the machine went away."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__(quiet=True)
-        self.blocks = blocks
-
-    def event(self, kind: str, **facts: Any) -> None:
-        if kind == "block":
-            self.blocks -= 1
-            if self.blocks == 0:
-                raise Stop
 
 
 def run(root: Path, config: IngestConfig, reporter: Reporter | None = None) -> IngestResult:
