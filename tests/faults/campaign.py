@@ -1,0 +1,94 @@
+"""The fault campaign: every part, one table, one dated file.
+
+    python tests/faults/campaign.py                     all of it; rewrites the table of docs/reliability.md
+    python tests/faults/campaign.py --quick             a fair draw of every part
+    python tests/faults/campaign.py --only bit_flips    one part
+
+Each part is a module beside this one with `campaign(folder, size) -> list[Outcome]`. Exit status 1 if a promise broke.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from outcome import Outcome, Size
+
+PARTS = ("kill_sweep", "random_kills", "races", "bit_flips", "bad_images", "malicious_stores", "disk_faults")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
+
+
+def run_part(name: str, size: Size) -> list[dict[str, Any]]:
+    """The outcomes of one part as JSON, each with the part's name and seconds."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=f"stillhouse-{name}-") as folder:
+        outcomes: list[Outcome] = importlib.import_module(name).campaign(Path(folder), size)
+    seconds = round(time.monotonic() - began, 1)
+    return [{"part": name, "seconds": seconds, **asdict(outcome)} for outcome in outcomes]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The outcomes as a Markdown table."""
+    lines = ["| part | fault and promise | cases | broken | beside it |", "| --- | --- | ---: | ---: | --- |"]
+    for row in rows:
+        facts = ", ".join(f"{name} {_number(value)}" for name, value in row["facts"].items())
+        cells = [row["part"], row["what"], f"{row['cases']:,}", str(len(row["violations"])), facts]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def write_page(rows: Sequence[dict[str, Any]], day: str) -> None:
+    """Put the table between the marks of docs/reliability.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\nCampaign of {day}.\n\n{table(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    """Run what was asked for; 1 if any promise broke."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a fair draw of every part")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="these parts alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the outcomes go")
+    asked = parser.parse_args()
+    size: Size = "quick" if asked.quick else "full"
+    day = date.today().isoformat()
+    whole = not asked.quick and not asked.only
+    target = asked.json or (RESULTS / f"faults-{day}.json" if whole else None)
+    machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    rows: list[dict[str, Any]] = []
+    for name in asked.only or PARTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += run_part(name, size)
+        if target is not None:  # after every part: a campaign is long, what it found is kept
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"date": day, "size": size, "machine": machine, "outcomes": rows}, indent=1)
+            target.write_text(text + "\n", encoding="utf-8")
+    print(table(rows))
+    broken = [f"{row['part']}: {row['what']}: {line}" for row in rows for line in row["violations"]]
+    for line in broken[:50]:
+        print(f"broken: {line}")
+    if whole:
+        write_page(rows, day)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
