@@ -43,7 +43,7 @@ class LabelledRows:
 def classes_of(store: Store) -> tuple[str, ...]:
     """All labels in the store, sorted; their positions are the class numbers."""
     blocks = range(len(store.plan.blocks))
-    return tuple(sorted({s.label for b in blocks for s in store.samples(b) if s.label is not None}))
+    return tuple(sorted({label for b in blocks for label in store.samples(b).labels() if label is not None}))
 
 
 def labelled_rows(store: Store, split: str) -> LabelledRows:
@@ -57,14 +57,15 @@ def labelled_rows(store: Store, split: str) -> LabelledRows:
         known = f"store {store.root} has no split {split!r}, only {', '.join(splits)}"
         raise UsageError(known, hint="set ingest.split, e.g. {test: 0.2}, with another `store`, or eval.test")
     number = {label: i for i, label in enumerate(classes_of(store))}
-    where = [(b, i) for b in store.plan.blocks_of(split) for i in store.good_rows(b)]
-    chosen = [(b, int(i)) for b, i in where if store.samples(b)[i].label is not None]
-    if not chosen:
+    found = []
+    for block in store.plan.blocks_of(split):
+        samples = list(store.samples(block))
+        found += [((block, i), samples[i]) for i in store.good_rows(block).tolist() if samples[i].label is not None]
+    if not found:
         message = f"no image of split {split!r} of store {store.root} has a label, and probes need labels"
         raise UsageError(message, hint=UNLABELLED)
-    samples = [store.samples(b)[i] for b, i in chosen]
-    labels = np.array([number[str(sample.label)] for sample in samples], np.int64)
-    return LabelledRows(tuple(chosen), tuple(sample.key for sample in samples), labels)
+    labels = np.array([number[str(sample.label)] for _, sample in found], np.int64)
+    return LabelledRows(tuple(at for at, _ in found), tuple(sample.key for _, sample in found), labels)
 
 
 def require_labels(store: Store, config: EvalConfig) -> None:

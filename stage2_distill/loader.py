@@ -1,6 +1,6 @@
 """The loader: batches of codes and rendered pixels, in the order of training, ahead of their use.
 
-Codes come whole shards at a time, through the direct reader, verified. Pixels are replayed from the stored images and
+Codes come whole shards at a time, a window of blocks ahead, verified. Pixels are replayed from the stored images and
 parameters in threads (PIL releases the interpreter lock) and kept in memory as far as they fit, since a view that
 comes back in a later epoch has the same pixels.
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.storage.decode import decode
+from stillhouse.storage.features import Window as CodeWindow
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import render
@@ -29,6 +30,7 @@ READ_AHEAD = 4
 
 Pixels = npt.NDArray[np.uint8]
 Codes = npt.NDArray[Any]
+_Codes = Mapping[str, CodeWindow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class Loader:
 
     def __init__(self, store: Store, teacher: str, config: DistillConfig, image_size: int) -> None:
         self._store, self._teacher, self._config, self._size = store, teacher, config, image_size
-        self._levels = tuple(store.teacher(teacher).levels)
-        self._rows = [(block, store.good_rows(block)) for block in store.plan.blocks_of(TRAIN)]
-        self.num_rows = sum(len(rows) for _, rows in self._rows)
+        self._features = {level: store.features(teacher, level) for level in store.teacher(teacher).levels}
+        self._blocks = store.plan.blocks_of(TRAIN)
+        self.num_rows = sum(len(store.good_rows(block)) for block in self._blocks)
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
         self._pool = ThreadPoolExecutor(config.threads, "loader")
         self._cache: dict[tuple[int, int, int], Pixels] = {}
@@ -63,7 +65,11 @@ class Loader:
         """The batches of an epoch from step `start` on: what an undisturbed run would see there."""
         view = view_of(epoch, self._store.spec.num_views)
         windows = epoch_windows(
-            self._rows, seed=self._config.seed, epoch=epoch, window_blocks=self._config.window_blocks
+            self._blocks,
+            self._store.good_rows,
+            seed=self._config.seed,
+            epoch=epoch,
+            window_blocks=self._config.window_blocks,
         )
         waiting: deque[Future[Batch]] = deque()
         for pieces in self._batches(windows, view, start):
@@ -73,7 +79,7 @@ class Loader:
         while waiting:
             yield waiting.popleft().result()
 
-    def _batches(self, windows: list[Window], view: int, start: int) -> Iterator[list["_Piece"]]:
+    def _batches(self, windows: Iterator[Window], view: int, start: int) -> Iterator[list["_Piece"]]:
         """The rows of each batch as pieces of the windows they come from; a batch may span two windows."""
         batch, step, first_needed = self._config.batch, 0, start * self._config.batch
         pieces: list[_Piece] = []
@@ -89,33 +95,26 @@ class Loader:
             while position < len(window.pairs):
                 take = min(batch - have, len(window.pairs) - position)
                 if seen >= first_needed:
-                    pieces.append(_Piece(codes, window.pairs, position, position + take))
+                    pieces.append(_Piece(codes, window, position, position + take))
                 position, have, seen = position + take, have + take, seen + take
                 if have == batch:
                     if step >= start:
                         yield pieces
                     pieces, have, step = [], 0, step + 1
 
-    def _window_codes(self, window: Window, view: int) -> dict[str, Codes]:
-        """Codes of a window's rows in their shuffled order, read block by block in file order."""
-        found: dict[str, Codes] = {}
-        for level in self._levels:
-            together: Codes | None = None
-            for block in window.blocks:
-                where = np.flatnonzero(window.pairs[:, 0] == block)
-                in_file_order = where[np.argsort(window.pairs[where, 1])]
-                codes = self._store.codes(self._teacher, level, view, block, window.pairs[in_file_order, 1])
-                if together is None:
-                    together = np.empty((len(window.pairs), *codes.shape[1:]), codes.dtype)
-                together[in_file_order] = codes
-            assert together is not None
-            found[level] = together
-        return found
+    def _window_codes(self, window: Window, view: int) -> "_Codes":
+        return {level: features.window(view, window.blocks) for level, features in self._features.items()}
 
     def _make(self, view: int, pieces: list["_Piece"]) -> Batch:
-        pairs = np.concatenate([piece.pairs[piece.start : piece.stop] for piece in pieces])
-        parts = [(piece.codes.result(), slice(piece.start, piece.stop)) for piece in pieces]
-        codes = {level: np.concatenate([part[level][rows] for part, rows in parts]) for level in self._levels}
+        pairs = np.concatenate([piece.window.pairs[piece.start : piece.stop] for piece in pieces])
+        codes = {}
+        for level, features in self._features.items():
+            out, filled = features.buffer(len(pairs)), 0
+            for piece in pieces:
+                places = piece.window.places[piece.start : piece.stop]
+                piece.codes.result()[level].take(places, out[filled : filled + len(places)])
+                filled += len(places)
+            codes[level] = features.codes(out)
         pixels = np.stack([self._pixels(view, int(block), int(row)) for block, row in pairs])
         return Batch(pixels, codes, pairs)
 
@@ -136,7 +135,7 @@ class Loader:
 class _Piece:
     """Rows [start, stop) of a window."""
 
-    codes: "Future[dict[str, Codes]]"
-    pairs: npt.NDArray[np.int64]
+    codes: Future[_Codes]
+    window: Window
     start: int
     stop: int

@@ -4,7 +4,7 @@ Blocks are shuffled, taken `window_blocks` at a time, and the rows of a window a
 draws of the data, that mixes as well as a global shuffle while every shard is read whole and in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,15 @@ from stillhouse.core import rng
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Some blocks and the shuffled (block, row) pairs in them, int64 [n, 2]."""
+    """Some blocks, whose rows are shuffled together.
+
+    `pairs` are (block, row), int64 [n, 2], in training order; `places` say where each stands among the rows of `blocks`
+    taken block after block.
+    """
 
     blocks: tuple[int, ...]
     pairs: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
 
 
 def view_of(epoch: int, num_views: int) -> int:
@@ -27,21 +32,27 @@ def view_of(epoch: int, num_views: int) -> int:
 
 
 def epoch_windows(
-    rows_of: Sequence[tuple[int, npt.NDArray[np.int64]]], *, seed: int, epoch: int, window_blocks: int
-) -> list[Window]:
-    """The windows of one epoch.
+    blocks: Sequence[int],
+    rows_of: Callable[[int], npt.NDArray[np.int64]],
+    *,
+    seed: int,
+    epoch: int,
+    window_blocks: int,
+) -> Iterator[Window]:
+    """The windows of one epoch, one at a time: no list is as long as the data.
 
     Args:
-        rows_of: per block its number and the rows in it that can be trained on.
+        rows_of: gives the rows of a block that can be trained on.
     """
-    shuffled = rng.permutation(seed, len(rows_of), "blocks", epoch)
-    windows = []
-    for start in range(0, len(rows_of), window_blocks):
-        chosen = [rows_of[i] for i in shuffled[start : start + window_blocks]]
-        pairs = np.concatenate([np.stack([np.full(len(rows), block), rows], axis=1) for block, rows in chosen])
-        mixed = pairs[rng.permutation(seed, len(pairs), "rows", epoch, start)]
-        windows.append(Window(tuple(block for block, _ in chosen), mixed))
-    return windows
+    shuffled = rng.permutation(seed, len(blocks), "blocks", epoch)
+    for start in range(0, len(blocks), window_blocks):
+        chosen = [blocks[i] for i in shuffled[start : start + window_blocks]]
+        rows = [rows_of(block) for block in chosen]
+        pairs = np.concatenate(
+            [np.stack([np.full(len(some), block), some], axis=1) for block, some in zip(chosen, rows, strict=True)]
+        )
+        places = rng.permutation(seed, len(pairs), "rows", epoch, start)
+        yield Window(tuple(chosen), pairs[places], places)
 
 
 def num_steps(num_rows: int, batch: int) -> int:

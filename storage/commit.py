@@ -9,6 +9,10 @@ A unit of work (the images of a block, the features of one view of a block) beco
    moves the same bytes each time, so a crash between 2 and 3 costs nothing and no lock is needed.
 
 What no record names does not exist for a reader.
+
+A unit that must be made anew (it is damaged, or what it was made from came out otherwise) gets a note in `_log/redo/`.
+For whoever writes it counts as undecided from then on; readers keep the old record until step 2 puts the new one in its
+place. The note names the record that it is about, so it can never throw away a later one.
 """
 
 import contextlib
@@ -20,18 +24,33 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from stillhouse.core.errors import BusyError, CorruptError, MissingError, ResourceError
 
-from .layout import STAGE, record_path
+from . import foreign
+from .layout import FORGOTTEN, REDO, STAGE, record_path, redo_path
 
-MAX_RECORD_BYTES = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MANY = (errno.EMFILE, errno.ENFILE)
+_BROKEN = (
+    errno.EIO,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.EBADMSG,
+    errno.EUCLEAN,
+    errno.EREMOTEIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLINK)
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 _PATH = re.compile(r"[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)+", re.ASCII)  # relative, and no part starts with a dot
 
@@ -60,11 +79,16 @@ class Record:
 
 @contextlib.contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn an OSError about the disk or permissions into a ResourceError that names the path."""
+    """Turn an OSError about the disk or permissions into a ResourceError that names the path.
+
+    Args:
+        path: what a person knows; a temporary file beside it may be what failed. A text instead of a Path stands in when
+            the error names no file.
+    """
     try:
         yield
     except OSError as error:
-        where = error.filename or str(path)
+        where = path if isinstance(path, Path) else error.filename or path
         if error.errno in _FULL:
             raise ResourceError(f"no space left while writing {where}", hint="free some space and run again") from error
         if error.errno in _DENIED:
@@ -72,8 +96,12 @@ def disk_errors(path: Path | str) -> Iterator[None]:
             raise ResourceError(
                 f"{where}: {error.strerror} (as uid {uid})", hint="use a place you may write"
             ) from error
-        if error.errno == errno.EIO:
-            raise ResourceError(f"{where}: the disk reported an input/output error", hint="check the disk") from error
+        if error.errno in _MANY:
+            raise ResourceError(f"{where}: {error.strerror}", hint="raise the limit: `ulimit -n`") from error
+        if error.errno in _BROKEN:
+            which = "" if error.errno == errno.EIO else f" ({error.strerror})"
+            message = f"{where}: the disk reported an input/output error{which}"
+            raise ResourceError(message, hint="check the disk") from error
         raise
 
 
@@ -131,6 +159,11 @@ def create_once(path: Path, data: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                message = f"{path}: its file system makes no hard links ({error.strerror})"
+                raise ResourceError(message, hint="use another disk, such as ext4, xfs or NFS") from error
+            raise
     return True
 
 
@@ -195,9 +228,10 @@ class Attempt:
         self._root = root
         self._folder = root / STAGE / self.id
         self._objects: list[ObjectEntry] = []
+        self._begin = time.monotonic()
 
     def __enter__(self) -> Self:
-        with disk_errors(self._folder):
+        with disk_errors(self._folder.parent):
             self._folder.mkdir(parents=True)
         return self
 
@@ -223,7 +257,7 @@ class Attempt:
 
     def commit(self, facts: dict[str, Any]) -> Record:
         """Decide and publish; returns the record that won, which may be another attempt's."""
-        with disk_errors(self._folder):
+        with disk_errors(self._folder.parent):
             sync_folder(self._folder)
             sync_folder(self._folder.parent)
         body: dict[str, Any] = {
@@ -231,13 +265,136 @@ class Attempt:
             "attempt": self.id,
             "objects": [entry.to_json() for entry in self._objects],
             "facts": facts,
+            "seconds": round(time.monotonic() - self._begin, 3),
         }
-        create_once(self._root / record_path(self.unit), signed_json(body))
+        _decide(self._root, self.unit, self._objects, signed_json(body))
         record = read_record(self._root, self.unit)
         if record is None:
             raise MissingError(f"record {record_path(self.unit)} vanished", hint="is something else deleting files?")
         publish(self._root, record)
         return record
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """A note that a unit is to be made anew.
+
+    Args:
+        record_sha256: of the record file that must go; None if the record was gone already.
+        why: one line for a person.
+        dependents: units made from this one, which must follow if it comes out with other bytes than it had.
+    """
+
+    unit: str
+    record_sha256: str | None
+    why: str
+    dependents: tuple[str, ...] = ()
+
+
+def note_redo(root: Path, redo: Redo) -> None:
+    """From now on whoever writes makes this unit anew, unless its record has changed since."""
+    body = {"unit": redo.unit, "record_sha256": redo.record_sha256, "why": redo.why}
+    replace_file(root / redo_path(redo.unit), signed_json({**body, "dependents": list(redo.dependents)}))
+
+
+def noted_redo(root: Path, unit: str) -> Redo | None:
+    """The note about a unit, unless it has been made anew since."""
+    path = root / redo_path(unit)
+    hint = f"delete that file, then run `{VERIFY} {root}`"
+    body = read_signed_json(path, hint)
+    if body is None:
+        return None
+    try:
+        redo = Redo(body["unit"], body["record_sha256"], body["why"], tuple(body["dependents"]))
+    except (KeyError, TypeError) as error:
+        raise CorruptError(f"{path} lacks {error}", hint=hint) from error
+    return redo if redo.unit == unit and redo.record_sha256 == record_sha256(root, unit) else None
+
+
+def record_sha256(root: Path, unit: str) -> str | None:
+    """sha256 of the file of a unit's record as it is now, readable or not; None when there is none."""
+    return _sha256(root / record_path(unit))
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def _decide(root: Path, unit: str, objects: Sequence[ObjectEntry], data: bytes) -> None:
+    """Make `data` the record of a unit that is undecided or to be made anew; else leave the record that is there."""
+    if noted_redo(root, unit) is None:
+        create_once(root / record_path(unit), data)
+        return
+    with _exclusive(root / REDO):
+        redo = noted_redo(root, unit)  # another process may have been faster
+        if redo is not None:
+            _supersede(root, redo, objects, data)
+    if redo is None:
+        create_once(root / record_path(unit), data)
+
+
+def _supersede(root: Path, redo: Redo, objects: Sequence[ObjectEntry], data: bytes) -> None:
+    """Put a new record in the place of the old one, which stays readable below `_log/forgotten/`."""
+    path = root / record_path(redo.unit)
+    old = _readable(root, redo.unit)
+    if _decoded_otherwise(root, old, objects):
+        for dependent in redo.dependents:  # before the new record: a crash after it must not lose them
+            decided = record_sha256(root, dependent)
+            if decided is not None:
+                note_redo(root, Redo(dependent, decided, f"{redo.unit} came out with other bytes than it had"))
+    if redo.record_sha256 is not None:
+        aside = root / FORGOTTEN / f"{redo.unit.replace('/', '__')}.{redo.record_sha256[:12]}.json"
+        with disk_errors(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.link(path, aside)
+            sync_folder(aside.parent)
+    replace_file(path, data)
+    if old is not None:  # a process that decided it and then slept must not publish it over the new one
+        shutil.rmtree(root / STAGE / old.attempt, ignore_errors=True)
+    (root / redo_path(redo.unit)).unlink(missing_ok=True)
+
+
+def _readable(root: Path, unit: str) -> Record | None:
+    try:
+        return read_record(root, unit)
+    except CorruptError:
+        return None
+
+
+STATISTICS = ("/mean/c/0", "/std/c/0")
+"""Objects of a codec that decode nothing: features stay right whatever they hold."""
+
+
+def _decoded_otherwise(root: Path, old: Record | None, objects: Sequence[ObjectEntry]) -> bool:
+    """True when a unit differs from what it was: by its old record or, if that cannot be read, by the files there."""
+    before = None if old is None else {entry.path: entry.sha256 for entry in old.objects}
+    return any(
+        entry.sha256 != (_sha256(root / entry.path) if before is None else before.get(entry.path))
+        for entry in objects
+        if not entry.path.endswith(STATISTICS)
+    )
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time, for the moment that changing a record takes; a lock ends with its process."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a network disk without locks
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def staged_name(path: str) -> str:
@@ -267,7 +424,8 @@ def publish(root: Path, record: Record) -> None:
                 ) from None
         folders.add(final.parent)
     for folder in folders:
-        sync_folder(folder)
+        with disk_errors(folder):
+            sync_folder(folder)
     with contextlib.suppress(OSError):  # an attempt that died after deciding leaves its folder empty
         os.rmdir(root / STAGE / record.attempt)
 
@@ -283,7 +441,7 @@ def read_record(root: Path, unit: str) -> Record | None:
     """
     path = root / record_path(unit)
     hint = f"run `{VERIFY} {root}`"
-    body = read_signed_json(path, hint)
+    body = read_signed_json(path, hint, root=root, max_bytes=foreign.MAX_RECORD_BYTES)
     if body is None:
         return None
     try:
@@ -294,16 +452,24 @@ def read_record(root: Path, unit: str) -> Record | None:
         raise CorruptError(f"record {path} lacks {error}", hint=hint) from error
     if record.unit != unit or not named:
         raise CorruptError(f"record {path} is about {record.unit!r} or names objects outside the store", hint=hint)
+    for entry in objects:
+        foreign.check_object(entry.path, entry.num_bytes, entry.sha256, f"record {path}")
+    foreign.check_facts(unit, record.facts, f"record {path}")
     return record
 
 
-def read_signed_json(path: Path, hint: str) -> dict[str, Any] | None:
+def read_signed_json(
+    path: Path, hint: str, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any] | None:
     """The body that `signed_json` was given, or None when there is no such file.
+
+    Args:
+        root: as for `read_json`.
 
     Raises:
         CorruptError: the file is not the bytes that were written; `hint` says what to do then.
     """
-    body = read_json(path, hint)
+    body = read_json(path, hint, root=root, max_bytes=max_bytes)
     if body is None:
         return None
     claimed = body.pop("self_sha256", None)
@@ -316,19 +482,24 @@ def read_signed_json(path: Path, hint: str) -> dict[str, Any] | None:
     return body
 
 
-def read_json(path: Path, hint: str = "restore it from a copy") -> dict[str, Any] | None:
-    """A JSON object from disk, or None when there is no such file. Size-capped; `hint` goes into errors."""
-    try:
-        with disk_errors(path):
-            if path.stat().st_size > MAX_RECORD_BYTES:
-                raise CorruptError(
-                    f"{path} is larger than {MAX_RECORD_BYTES} bytes", hint="it was not written by stillhouse"
-                )
-            value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+def read_json(
+    path: Path,
+    hint: str = "restore it from a copy",
+    *,
+    root: Path | None = None,
+    max_bytes: int = MAX_JSON_BYTES,
+) -> dict[str, Any] | None:
+    """A JSON object from disk, or None when there is no such file. Limited in size and depth; `hint` goes into errors.
+
+    Args:
+        root: the store that the file is part of: no link below it is followed.
+    """
+    with disk_errors(path):
+        place = path if root is None else foreign.regular_file(root, path.relative_to(root).as_posix())
+        data = foreign.read_capped(place, max_bytes)
+    if data is None:
         return None
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{path} is not valid JSON", hint=hint) from error
+    value = foreign.parse_json(data, str(path), hint)
     if not isinstance(value, dict):
         raise CorruptError(f"{path} holds {type(value).__name__}, expected an object", hint=hint)
     return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from stillhouse.core.errors import CorruptError, MissingError
 
 from .commit import disk_errors
-from .shards import crc32c
+from .crc import crc32c
 
 SECTOR = 512
 

@@ -14,15 +14,21 @@ STAGE = "_stage"
 SPEC = f"{LOG}/spec.json"
 PLAN = f"{LOG}/plan.json"
 ID = f"{LOG}/id.json"
+CARD = "zarr.json"
+"""The root's metadata, with a card for people."""
 UNITS = f"{LOG}/units"
 SEALS = f"{LOG}/seal"
+REDO = f"{LOG}/redo"
+FORGOTTEN = f"{LOG}/forgotten"
 
+ZSTD_LEVEL = 1
 MISSING_PARAM = -(2**31)
 """Reserved int32: no view parameter has this value."""
 MISSING_HASH = 0
 """Reserved uint64: a hash that comes out as 0 is stored as 1."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
+_NAME = re.compile(NAME)
 
 
 def check_name(name: str, what: str) -> str:
@@ -73,6 +79,11 @@ def record_path(unit: str) -> str:
     return f"{UNITS}/{unit}.json"
 
 
+def redo_path(unit: str) -> str:
+    """The note that a unit of work is to be made anew."""
+    return f"{REDO}/{unit}.json"
+
+
 def images_unit(block: int) -> str:
     return f"images/{block_name(block)}"
 
@@ -87,6 +98,22 @@ def features_unit(teacher: str, view: int, block: int) -> str:
 
 def codecs_unit(teacher: str) -> str:
     return f"codecs/{teacher}"
+
+
+def unit_of(path: str) -> str | None:
+    """The unit of work that an object belongs to by its path; None for what is no object."""
+    match path.split("/"):
+        case ["images" | "index", name] if re.fullmatch(r"\d{6,}\.(tar|parquet)", name):
+            return images_unit(int(name.partition(".")[0]))
+        case ["views", "params" | "hash", "c", view, block, *_] if view.isdecimal() and block.isdecimal():
+            return views_unit(int(view), int(block))
+        case ["views", "zarr.json"] | ["views", "params" | "hash", "zarr.json"] | ["features", "zarr.json"]:
+            return "layout"
+        case ["features", teacher, _, "c", view, block, "0", "0"] if view.isdecimal() and block.isdecimal():
+            return features_unit(teacher, int(view), int(block))
+        case ["features", teacher, *_, "zarr.json"] | ["features", teacher, "codecs", _, _, "c", "0"]:
+            return codecs_unit(teacher)
+    return None
 
 
 def group_metadata(
@@ -107,14 +134,17 @@ def array_metadata(
     fill_value: float | str,
     dimension_names: tuple[str, ...],
     inner_chunk: tuple[int, ...] | None = None,
+    zstd: bool = False,
     attributes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """zarr.json of a Zarr v3 array whose every chunk carries a crc32c.
 
     With `inner_chunk` the array is sharded: `chunk` is the shard, and the shard index sits at the end of the file.
+    With `zstd` each chunk is compressed before its crc32c is taken.
     """
     endian = {} if dtype in ("int8", "uint8") else {"configuration": {"endian": "little"}}
-    bytes_and_crc = [{"name": "bytes", **endian}, {"name": "crc32c"}]
+    compressor = [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}] if zstd else []
+    bytes_and_crc = [{"name": "bytes", **endian}, *compressor, {"name": "crc32c"}]
     index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharded = {
         "name": "sharding_indexed",

@@ -15,6 +15,7 @@ from .commit import (
     Record,
     canonical_json,
     create_once,
+    publish,
     read_json,
     read_record,
     read_signed_json,
@@ -45,7 +46,12 @@ def decided_units(root: Path) -> list[str]:
     """The name of every unit that has a decision record, damaged ones included."""
     base = root / layout.UNITS
     units = []
-    for folder, _, names in os.walk(base):
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a store without any record yet
+            raise error
+
+    for folder, _, names in os.walk(base, onerror=unreadable):
         for name in names:
             if name.endswith(".json") and not name.startswith("."):
                 units.append((Path(folder) / name).relative_to(base).with_suffix("").as_posix())
@@ -87,28 +93,44 @@ def _seal_name(generation: int) -> str:
 
 
 def seal(store: Store) -> Seal:
-    """Seal what is decided now. Sealing the same content again changes nothing."""
-    found = records(store.root)
-    objects = sorted((entry for record in found for entry in record.objects), key=lambda entry: entry.path)
-    digest = content_digest(objects)
-    last = latest_seal(store.root)
-    if last is None or last.content_sha256 != digest:
-        generation = 1 if last is None else last.generation + 1
-        body: dict[str, Any] = {
-            "generation": generation,
-            "format_version": layout.FORMAT_VERSION,
-            "spec_sha256": store.spec.sha256(),
-            "content_sha256": digest,
-            "objects": [[entry.path, entry.num_bytes, entry.sha256] for entry in objects],
-        }
-        create_once(store.root / layout.SEALS / _seal_name(generation), signed_json(body))
-    sealed = latest_seal(store.root)
-    assert sealed is not None
-    metadata = root_metadata(store, sealed)
-    path = store.root / "zarr.json"
-    if not path.exists() or path.read_bytes() != metadata:
-        replace_file(path, metadata)
-    return sealed
+    """Seal what is decided now. Sealing the same content again changes nothing.
+
+    Others may decide and seal meanwhile. Seals are read before records, so a seal made since takes the number we would,
+    and we look again: no seal lists less than the one before it, and the one returned has all that was decided before.
+    """
+    root = store.root
+    while True:
+        last = latest_seal(root)
+        found = records(root)
+        _publish_staged(root, found)
+        objects = sorted((entry for record in found for entry in record.objects), key=lambda entry: entry.path)
+        digest = content_digest(objects)
+        if last is None or last.content_sha256 != digest:
+            generation = 1 if last is None else last.generation + 1
+            body: dict[str, Any] = {
+                "generation": generation,
+                "format_version": layout.FORMAT_VERSION,
+                "spec_sha256": store.spec.sha256(),
+                "content_sha256": digest,
+                "objects": [[entry.path, entry.num_bytes, entry.sha256] for entry in objects],
+            }
+            if not create_once(root / layout.SEALS / _seal_name(generation), signed_json(body)):
+                continue
+        sealed = latest_seal(root)
+        assert sealed is not None
+        metadata = root_metadata(store, sealed)
+        path = root / "zarr.json"
+        if not path.exists() or path.read_bytes() != metadata:
+            replace_file(path, metadata)
+        if latest_seal(root) == sealed:  # else our card may have replaced a newer one
+            return sealed
+
+
+def _publish_staged(root: Path, found: list[Record]) -> None:
+    """Publish what a process that died, or is slow, has decided and not published: a sealed store is all there."""
+    for record in found:
+        if (root / layout.STAGE / record.attempt).is_dir():
+            publish(root, record)
 
 
 def root_metadata(store: Store, sealed: Seal | None) -> bytes:

@@ -1,70 +1,80 @@
 """Zarr v3 shards written in one pass and read directly, one inner chunk per row.
 
 zarr-python reads the same files; it asks its event loop once per row, which costs forty times the disk. A shard here
-is rows of equal size, each followed by its crc32c, then the index of (offset, length) pairs and the index's own
-crc32c. A row that was never written has the index entry (2^64-1, 2^64-1).
+is rows, each followed by its crc32c, then the index of (offset, length) pairs and the index's own crc32c. A row that was
+never written has the index entry (2^64-1, 2^64-1). Rows have one size, unless zstd made each of them small.
 
-Legend: B rows of a block, R bytes of a row.
+Legend: B rows of a block, R bytes of a row, S = R + 4 bytes of a row with its crc.
 """
 
 import os
-import struct
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError, MissingError
 
 from .commit import disk_errors
+from .crc import CRC_BYTES, RESIDUE, append_crcs, crc32c, run_residue, with_crc, without_crc
+from .zstd_rows import compress, decompress, largest_frame
 
 ABSENT = np.uint64(2**64 - 1)
-CRC_BYTES = 4
-MAX_ROWS_A_CALL = 256
-"""preadv takes at most 1024 pieces, two of them a row."""
+PIECE_BYTES = 4 << 20
+"""Rows are written and checked this much at a time, while the processor still has them near."""
+FINGERPRINT_ROWS = 8
 
-Bytes2D = npt.NDArray[np.uint8]
-
-
-def crc32c(data: bytes | npt.NDArray[np.uint8]) -> int:
-    """The CRC-32C (Castagnoli) of bytes or of a contiguous array, which the C code reads in place."""
-    return int(google_crc32c.value(data))
+Rows = npt.NDArray[np.uint8]
 
 
-def with_crc(data: bytes) -> bytes:
-    """`data` followed by its crc32c: what Zarr's crc32c codec stores for one chunk."""
-    return data + struct.pack("<I", crc32c(data))
-
-
-def without_crc(data: bytes, where: str) -> bytes:
-    """The checked payload of `with_crc`; CorruptError naming `where` on mismatch."""
-    payload, stored = data[:-CRC_BYTES], data[-CRC_BYTES:]
-    if len(data) < CRC_BYTES or struct.pack("<I", crc32c(payload)) != stored:
-        raise CorruptError(f"{where} does not match its crc32c", hint="run `stillhouse verify` on the store")
-    return payload
-
-
-def shard_chunks(rows_BR: Bytes2D, present_B: npt.NDArray[np.bool_]) -> Iterator[memoryview]:
-    """The bytes of one shard as two pieces, rows then index.
+def shard_chunks(rows_NR: Rows, present_B: npt.NDArray[np.bool_], *, zstd: bool = False) -> Iterator[memoryview]:
+    """The bytes of one shard in pieces, rows then index.
 
     Args:
-        rows_BR: uint8 row payloads; rows that are not present are ignored.
-        present_B: which rows exist.
+        rows_NR: uint8 payloads of the rows that exist, in their order.
+        present_B: which rows of the block those are.
     """
-    num_rows, row_bytes = rows_BR.shape
     kept = np.flatnonzero(present_B)
-    body = np.empty((len(kept), row_bytes + CRC_BYTES), np.uint8)
-    body[:, :row_bytes] = rows_BR[kept] if len(kept) < num_rows else rows_BR
-    crcs = np.array([crc32c(row[:row_bytes]) for row in body], "<u4")
-    body[:, row_bytes:] = crcs.view(np.uint8).reshape(-1, CRC_BYTES)
-    index = np.full((num_rows, 2), ABSENT, "<u8")
-    index[kept, 0] = np.arange(len(kept), dtype=np.uint64) * np.uint64(row_bytes + CRC_BYTES)
-    index[kept, 1] = row_bytes + CRC_BYTES
-    yield body.reshape(-1).data.toreadonly()
+    if len(rows_NR) != len(kept):
+        raise ValueError(f"{len(rows_NR)} rows for {len(kept)} places")
+    index = np.full((len(present_B), 2), ABSENT, "<u8")
+    if zstd:
+        frames = [with_crc(compress(row)) for row in rows_NR]
+        lengths = np.array([len(frame) for frame in frames], np.uint64)
+        yield from (memoryview(frame) for frame in frames)
+    else:
+        lengths = np.full(len(kept), rows_NR.shape[1] + CRC_BYTES, np.uint64)
+        yield from _padded(rows_NR)
+    index[kept, 0] = np.cumsum(lengths) - lengths
+    index[kept, 1] = lengths
     yield memoryview(with_crc(index.tobytes()))
+
+
+def _padded(rows_NR: Rows) -> Iterator[memoryview]:
+    """The rows with their crcs; each piece is good until the next one is asked for."""
+    row_bytes = rows_NR.shape[1]
+    step = max(1, PIECE_BYTES // (row_bytes + CRC_BYTES))
+    piece_NS = np.empty((min(step, len(rows_NR)), row_bytes + CRC_BYTES), np.uint8)
+    for start in range(0, len(rows_NR), step):
+        some = rows_NR[start : start + step]
+        piece_NS[: len(some), :row_bytes] = some
+        append_crcs(piece_NS[: len(some)])
+        yield piece_NS[: len(some)].reshape(-1).data.toreadonly()
+
+
+def fingerprint_rows(present_B: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The rows whose crcs tell one shard from another: up to eight, spread over those that exist."""
+    kept = np.flatnonzero(present_B)
+    chosen = np.linspace(0, len(kept) - 1, min(FINGERPRINT_ROWS, len(kept))).astype(np.int64)
+    return kept[chosen]
+
+
+def fingerprint(rows_NR: Rows, present_B: npt.NDArray[np.bool_]) -> list[int]:
+    """The crc32c of the payloads of `fingerprint_rows`: kept in the record, so that no shard passes for another."""
+    place_of = np.cumsum(present_B) - 1
+    return [crc32c(rows_NR[place_of[row]]) for row in fingerprint_rows(present_B)]
 
 
 class ShardReader:
@@ -75,105 +85,164 @@ class ShardReader:
         num_rows: rows of a full block (B), which fixes the size of the index.
         row_bytes: bytes of one row without its crc (R).
         num_bytes: the size that the decision record gives; another size is an error at once.
+        zstd: each row is a zstd frame.
+        fingerprint: what the record says of it; a shard with other rows is an error at once.
     """
 
-    def __init__(self, path: Path, num_rows: int, row_bytes: int, num_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        num_rows: int,
+        row_bytes: int,
+        num_bytes: int,
+        *,
+        zstd: bool = False,
+        fingerprint: Sequence[int] | None = None,
+    ) -> None:
         self.path = path
-        self._row_bytes = row_bytes
+        self._row_bytes, self._stride, self._zstd = row_bytes, row_bytes + CRC_BYTES, zstd
         try:
             with disk_errors(path):
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise MissingError(f"shard {path} is not there", hint="run `stillhouse verify` on the store") from None
+            raise MissingError(f"shard {path} is not there", hint=_VERIFY) from None
         try:
-            size = os.fstat(self._fd).st_size
+            with disk_errors(path):
+                size = os.fstat(self._fd).st_size
             if size != num_bytes:
                 raise CorruptError(f"shard {path} has {size} bytes, its record says {num_bytes}", hint=_VERIFY)
-            self._offset_B = self._read_index(num_rows, size)
+            self._offset_B, self._length_B = self._read_index(num_rows, size)
+            if fingerprint is not None:
+                self._check_fingerprint(fingerprint)
         except BaseException:
             os.close(self._fd)
             raise
         self.close = weakref.finalize(self, os.close, self._fd)
 
-    def _read_index(self, num_rows: int, size: int) -> npt.NDArray[np.int64]:
+    def _read_index(self, num_rows: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         index_bytes = 16 * num_rows + CRC_BYTES
         if size < index_bytes:
             raise CorruptError(f"shard {self.path} is too short for its index", hint=_VERIFY)
-        raw = without_crc(os.pread(self._fd, index_bytes, size - index_bytes), f"the index of shard {self.path}")
-        index = np.frombuffer(raw, "<u8").reshape(num_rows, 2)
+        raw = bytearray(index_bytes)
+        self._fill(memoryview(raw), size - index_bytes)
+        index = np.frombuffer(without_crc(bytes(raw), f"the index of shard {self.path}"), "<u8").reshape(num_rows, 2)
         absent = (index == ABSENT).all(axis=1)
-        stride = self._row_bytes + CRC_BYTES
-        room = size - index_bytes - stride
-        inside = (index[:, 1] == stride) & (index[:, 0] <= np.uint64(max(room, 0))) & (room >= 0)
+        offsets, lengths = index[:, 0], index[:, 1]
+        if self._zstd:
+            sized = (lengths > CRC_BYTES) & (lengths <= np.uint64(largest_frame(self._row_bytes) + CRC_BYTES))
+        else:
+            sized = lengths == np.uint64(self._stride)
+        room = np.uint64(size - index_bytes)
+        inside = sized & (lengths <= room) & (offsets <= room - np.minimum(lengths, room))
         if not (absent | inside).all():
             raise CorruptError(
                 f"shard {self.path} has index entries outside the file or of a wrong length", hint=_VERIFY
             )
-        if (np.diff(np.sort(index[~absent, 0])) < stride).any():
+        offset_B: npt.NDArray[np.int64] = np.where(absent, np.uint64(0), offsets).astype(np.int64)
+        length_B: npt.NDArray[np.int64] = np.where(absent, np.uint64(0), lengths).astype(np.int64)
+        order = np.argsort(offset_B[~absent], kind="stable")
+        starts, ends = offset_B[~absent][order], (offset_B + length_B)[~absent][order]
+        if (starts[1:] < ends[:-1]).any():
             raise CorruptError(f"shard {self.path} has rows that overlap", hint=_VERIFY)
-        offset_B: npt.NDArray[np.int64] = np.where(absent, np.uint64(0), index[:, 0]).astype(np.int64)
         offset_B[absent] = -1
-        return offset_B
+        return offset_B, length_B
+
+    def _check_fingerprint(self, fingerprint: Sequence[int]) -> None:
+        rows = fingerprint_rows(self.present_B)
+        if self._zstd:
+            found = [crc32c(row) for row in self.read(rows)]
+        else:
+            stored = bytearray(CRC_BYTES * len(rows))
+            for i, offset in enumerate(self._offset_B[rows].tolist()):
+                self._fill(memoryview(stored)[CRC_BYTES * i :][:CRC_BYTES], offset + self._row_bytes)
+            found = np.frombuffer(stored, "<u4").tolist()
+        if found != list(fingerprint):
+            raise CorruptError(f"shard {self.path} holds other rows than its record says", hint=_VERIFY)
 
     @property
     def present_B(self) -> npt.NDArray[np.bool_]:
         """Which rows of the block exist."""
         return self._offset_B >= 0
 
-    def read(self, rows: Sequence[int] | npt.NDArray[np.int64], out: Bytes2D | None = None) -> Bytes2D:
+    def buffer(self, num_rows: int) -> Rows:
+        """What `read` fills: uint8 [num_rows, S], room for each row and its crc."""
+        return np.empty((num_rows, self._stride), np.uint8)
+
+    def read(self, rows: Sequence[int] | npt.NDArray[np.int64], out: Rows | None = None) -> Rows:
         """uint8 [len(rows), R]: the payloads of `rows` in their order, each checked against its crc32c.
+
+        Args:
+            out: a `buffer` to use again. The result is a view of it: its rows lie S bytes apart, so that one call of
+                the kernel fills many.
 
         Raises:
             MissingError: a row was never written (quarantined, or beyond the block's samples).
             CorruptError: a row does not match its crc32c.
         """
         rows = np.asarray(rows, np.int64)
-        if (rows < 0).any():
-            raise IndexError(f"row {rows.min()} of shard {self.path}: rows count from 0")
-        offsets = self._offset_B[rows]
-        if (offsets < 0).any():
-            row = int(rows[int(np.argmax(offsets < 0))])
-            raise MissingError(f"shard {self.path} has no row {row}", hint="quarantined samples have no features")
         if out is None:
-            out = np.empty((len(rows), self._row_bytes), np.uint8)
-        if out.shape != (len(rows), self._row_bytes) or not out.flags.c_contiguous:
-            raise ValueError(f"out must be contiguous uint8 [{len(rows)}, {self._row_bytes}], got {out.shape}")
-        stored_crcs = np.empty((len(rows), CRC_BYTES), np.uint8)
-        payloads, crcs = _row_views(out), _row_views(stored_crcs)
-        breaks = np.flatnonzero(np.diff(offsets) != self._row_bytes + CRC_BYTES) + 1
-        start = 0
-        for end in [*breaks.tolist(), len(rows)]:
-            while start < end:  # rows that lie one after the other in the file, as many as one call takes
-                stop = min(end, start + MAX_ROWS_A_CALL)
-                pieces = [piece for pair in zip(payloads[start:stop], crcs[start:stop], strict=True) for piece in pair]
-                self._fill(pieces, int(offsets[start]))
-                start = stop
-        for row, payload, crc in zip(rows.tolist(), out, stored_crcs.view("<u4")[:, 0].tolist(), strict=True):
-            if crc32c(payload) != crc:
+            out = self.buffer(len(rows))
+        if out.shape != (len(rows), self._stride) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            wanted = f"contiguous uint8 [{len(rows)}, {self._stride}]"
+            raise ValueError(f"out must be {wanted}, got {out.dtype} {list(out.shape)}")
+        offsets = self._offset_B[rows]
+        if len(rows) and (np.minimum.reduce(rows) < 0 or np.minimum.reduce(offsets) < 0):
+            raise self._no_row(rows, offsets)
+        if self._zstd:
+            self._read_frames(rows, offsets, out)
+        elif len(rows):
+            self._read_runs(rows, offsets, out)
+        return out[:, : self._row_bytes]
+
+    def _no_row(self, rows: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> IndexError | MissingError:
+        if rows.min() < 0:
+            return IndexError(f"row {rows.min()} of shard {self.path}: rows count from 0")
+        row = rows[np.argmax(offsets < 0)]
+        return MissingError(f"shard {self.path} has no row {row}", hint="quarantined samples have no features")
+
+    def _read_runs(self, rows: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], out: Rows) -> None:
+        """Rows that lie one after the other in the file come in one call and are checked by one sum."""
+        stride, most = self._stride, max(1, PIECE_BYTES // self._stride)
+        flat = out.reshape(-1).data
+        starts = [0, *(np.flatnonzero(offsets[1:] - offsets[:-1] != stride) + 1).tolist()]
+        for start, stop, offset in zip(starts, [*starts[1:], len(rows)], offsets[starts].tolist(), strict=True):
+            while start < stop:
+                end = min(stop, start + most)
+                piece = flat[start * stride : end * stride]
+                self._fill(piece, offset)
+                if crc32c(piece) != (RESIDUE if end - start == 1 else run_residue(stride, end - start)):
+                    raise self._mismatch(rows[start:end], out[start:end])
+                start, offset = end, offset + len(piece)
+
+    def _read_frames(self, rows: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], out: Rows) -> None:
+        lengths = self._length_B[rows].tolist()
+        for i, (row, offset, length) in enumerate(zip(rows.tolist(), offsets.tolist(), lengths, strict=True)):
+            frame = bytearray(length)
+            self._fill(memoryview(frame), offset)
+            if crc32c(frame) != RESIDUE:
                 raise CorruptError(f"row {row} of shard {self.path} does not match its crc32c", hint=_VERIFY)
-        return out
+            where = f"row {row} of shard {self.path}"
+            decompress(bytes(memoryview(frame)[:-CRC_BYTES]), out[i, : self._row_bytes], where)
 
-    def _fill(self, pieces: list[memoryview], offset: int) -> None:
-        """Read consecutive bytes of the file into `pieces`, straight to where they belong."""
-        with disk_errors(self.path):
-            got = os.preadv(self._fd, pieces, offset)
-        wanted = len(pieces) // 2 * (self._row_bytes + CRC_BYTES)
-        while got < wanted:  # a short read: skip what is filled and ask for the rest
-            pieces, filled = list(pieces), got
-            while filled >= len(pieces[0]):
-                filled -= len(pieces.pop(0))
-            pieces[0] = pieces[0][filled:]
-            offset, wanted = offset + got, wanted - got
-            with disk_errors(self.path):
-                got = os.preadv(self._fd, pieces, offset)
-            if got == 0:
+    def _mismatch(self, rows: npt.NDArray[np.int64], read: Rows) -> CorruptError:
+        wrong = [row for row, found in zip(rows.tolist(), read, strict=True) if crc32c(found) != RESIDUE]
+        return CorruptError(f"row {wrong[0]} of shard {self.path} does not match its crc32c", hint=_VERIFY)
+
+    def _fill(self, piece: memoryview, offset: int) -> None:
+        """Read consecutive bytes of the file straight to where they belong."""
+        got = self._pread(piece, offset)
+        while got < len(piece):  # a short read is carried on
+            more = self._pread(piece[got:], offset + got)
+            if more == 0:
                 raise CorruptError(f"shard {self.path} ends early", hint=_VERIFY)
+            got += more
 
-
-def _row_views(array: Bytes2D) -> list[memoryview]:
-    """A writable view of each row, cut from one buffer: cheaper than one array object a row."""
-    flat, width = array.reshape(-1).data, array.shape[1]
-    return [flat[start : start + width] for start in range(0, len(flat), width)]
+    def _pread(self, piece: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self._fd, [piece], offset)
+        except OSError:
+            with disk_errors(self.path):
+                raise
 
 
 _VERIFY = "run `stillhouse verify` on the store"

@@ -2,17 +2,26 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
 
 from .commit import canonical_json
-from .layout import FORMAT_VERSION
+from .foreign import MAX_BLOCK_ROWS, MAX_DIM, MAX_INNER_CHUNK_BYTES, MAX_LEVELS, MAX_TEXT, MAX_TOKENS
+from .layout import FORMAT_VERSION, NAME
 
 TRAIN = "train"
 """The split whose blocks have views and features."""
+MAX_VIEWS = 1000
+MAX_VIEW_SIZE = 4096
+MAX_BLOCKS = 999_999
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 
 
 class StoreSpec(Config):
@@ -23,6 +32,13 @@ class StoreSpec(Config):
     """Source, splits, block size and seed, as the config gave them."""
     views: dict[str, Any]
     """The view policy: `num` views of `size` pixels, and whatever the policy draws from."""
+
+    @model_validator(mode="after")
+    def _views_are_bounded(self) -> Self:
+        for name, most in (("num", MAX_VIEWS), ("size", MAX_VIEW_SIZE)):
+            if type(self.views.get(name)) is not int or not 1 <= self.views[name] <= most:
+                raise ValueError(f"views.{name} must be a whole number from 1 to {most}")
+        return self
 
     @property
     def num_views(self) -> int:
@@ -39,17 +55,24 @@ class StoreSpec(Config):
 class BlockPlan(Config):
     """One block: rows [block * block_samples, block * block_samples + num_rows) of one split."""
 
-    split: str
-    num_rows: int = Field(ge=1)
-    keys_sha256: str
+    split: Text
+    num_rows: int = Field(ge=1, le=MAX_BLOCK_ROWS)
+    keys_sha256: Sha256
     """Of the block's keys in row order, each followed by a newline."""
 
 
 class StorePlan(Config):
     """Which samples are in which block. Decided once, before the first image is read."""
 
-    block_samples: int = Field(ge=1)
-    blocks: tuple[BlockPlan, ...]
+    block_samples: int = Field(ge=1, le=MAX_BLOCK_ROWS)
+    blocks: tuple[BlockPlan, ...] = Field(max_length=MAX_BLOCKS)
+
+    @model_validator(mode="after")
+    def _rows_fit_their_block(self) -> Self:
+        for number, block in enumerate(self.blocks):
+            if block.num_rows > self.block_samples:
+                raise ValueError(f"block {number} has {block.num_rows} rows; a block has at most {self.block_samples}")
+        return self
 
     @property
     def num_samples(self) -> int:
@@ -74,31 +97,43 @@ class StorePlan(Config):
 class LevelSpec(Config):
     """One token kind of a teacher."""
 
-    num_tokens: int = Field(ge=1)
-    dim: int = Field(ge=1)
+    num_tokens: int = Field(ge=1, le=MAX_TOKENS)
+    dim: int = Field(ge=1, le=MAX_DIM)
     grid: tuple[int, int] | None = None
     """Rows and columns of patch tokens; None for cls."""
+
+    @model_validator(mode="after")
+    def _fits_a_row(self) -> Self:
+        if self.num_tokens * self.dim * 4 > MAX_INNER_CHUNK_BYTES:
+            raise ValueError(f"{self.num_tokens} tokens of {self.dim} dimensions are more than a row may hold")
+        if self.grid is not None and (min(self.grid) < 1 or self.grid[0] * self.grid[1] != self.num_tokens):
+            raise ValueError(f"a grid of {self.grid[0]} x {self.grid[1]} is not one of {self.num_tokens} tokens")
+        return self
 
 
 class Preprocessing(Config):
     """How pixels become what the teacher sees: uint8 / 255, then (x - mean) / std, at `size` pixels a side."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    size: int = Field(ge=1)
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Finite, Finite, Finite]
+    size: int = Field(ge=1, le=MAX_VIEW_SIZE)
 
 
 class TeacherSpec(Config):
     """A teacher's identity: another hash of weights or preprocessing is another teacher."""
 
-    name: str
-    model: str
-    weights_sha256: str
+    name: Name
+    model: Text
+    weights_sha256: Sha256
     preprocessing: Preprocessing
-    levels: dict[str, LevelSpec]
-    codec: str
-    precision: str
-    licence: str = ""
+    levels: dict[Name, LevelSpec] = Field(max_length=MAX_LEVELS)
+    codec: Text
+    precision: Text
+    licence: Text = ""
+
+    def sha256(self) -> str:
+        """The same however many optional fields a later version adds."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude_defaults=True))).hexdigest()
 
 
 def spec_differences(stored: Any, asked: Any, path: str = "") -> Iterator[str]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, StillhouseError, UsageError
 
-from . import layout
+from . import foreign, layout
 from .codecs import Codec, load_codec
 from .commit import (
     Attempt,
@@ -29,14 +29,16 @@ from .commit import (
     canonical_json,
     create_once,
     disk_errors,
+    noted_redo,
     publish,
     read_record,
     read_signed_json,
     signed_json,
 )
+from .crc import without_crc
+from .features import Features
 from .images import ImageReader
-from .index import SampleRow, decode_index
-from .shards import ShardReader, without_crc
+from .index import BlockIndex, decode_index
 from .specs import StorePlan, StoreSpec, TeacherSpec, spec_differences
 from .views import FIELDS
 
@@ -74,7 +76,7 @@ class Store:
         if store.plan != plan:
             message = f"the source of store {root} has other samples than when the store was begun"
             raise SpecMismatchError(message, hint="give the new data a store of its own")
-        store._commit_layout()
+        store.commit_layout()
         return store
 
     @classmethod
@@ -86,7 +88,8 @@ class Store:
             MissingError, CorruptError: its spec or plan is gone or damaged.
             SpecMismatchError: its format is another one.
         """
-        spec, plan = (read_signed_json(root / path, RESTORE) for path in (layout.SPEC, layout.PLAN))
+        spec = read_signed_json(root / layout.SPEC, RESTORE, root=root, max_bytes=foreign.MAX_SPEC_BYTES)
+        plan = read_signed_json(root / layout.PLAN, RESTORE, root=root, max_bytes=foreign.MAX_PLAN_BYTES)
         if spec is None or plan is None:
             if (root / layout.UNITS).is_dir():
                 gone = layout.SPEC if spec is None else layout.PLAN
@@ -96,9 +99,36 @@ class Store:
         if version != layout.FORMAT_VERSION:
             message = f"store {root} has format {version}, this stillhouse reads format {layout.FORMAT_VERSION}"
             raise SpecMismatchError(message, hint="use the stillhouse that made it")
-        return cls(root, _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN))
+        store = cls(root, _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN))
+        store.check_metadata(damaged=True)
+        return store
 
-    def _commit_layout(self) -> None:
+    def check_metadata(self, *, damaged: bool = False) -> None:
+        """Hold every zarr.json against the rules of `storage/foreign.py`. Reads no more than those and their records.
+
+        Call it before a Zarr reader gets a store that somebody else wrote.
+
+        Args:
+            damaged: let pass what is not what its record says, as `open` does: nothing here is read by it, and `verify`
+                names and mends it.
+
+        Raises:
+            CorruptError: names the file and the rule that it breaks.
+        """
+        sizes = foreign.Sizes(self.spec.num_views, self.plan.num_rows, self.plan.block_samples, len(FIELDS))
+        recorded: dict[str, str] = {}
+        for unit in ("layout", *map(layout.codecs_unit, self._teacher_names("units/codecs"))):
+            try:
+                record = self.record(unit)
+            except CorruptError:
+                if not damaged:
+                    raise
+            else:
+                recorded |= {entry.path: entry.sha256 for entry in record.objects} if record else {}
+        foreign.check_tree(self.root, sizes, recorded, damaged=damaged)
+
+    def commit_layout(self) -> None:
+        """Commit the metadata of the arrays that every store has, unless it is there."""
         num_views, num_rows, rows = self.spec.num_views, self.plan.num_rows, self.plan.block_samples
         params = layout.array_metadata(
             shape=(num_views, num_rows, len(FIELDS)),
@@ -132,7 +162,9 @@ class Store:
         return read_record(self.root, unit)
 
     def done(self, unit: str) -> bool:
-        """True when the unit is decided; also finishes its publication if a crash came between."""
+        """True when the unit is decided and not to be made anew; also finishes a publication that a crash cut short."""
+        if noted_redo(self.root, unit) is not None:
+            return False
         record = self.record(unit)
         if record is None:
             return False
@@ -141,19 +173,23 @@ class Store:
 
     def require(self, unit: str, what: str) -> Record:
         """The decision about a unit that must be there."""
-        record = self._cached(("record", unit), lambda: self.record(unit))
+        record = self.cached(("record", unit), lambda: self.record(unit))
         if record is None:
             raise MissingError(f"store {self.root} has no {what}", hint="run the step that makes it again")
         return record
 
-    def _entry(self, unit: str, path: str, what: str) -> ObjectEntry:
+    def entry(self, unit: str, path: str, what: str) -> ObjectEntry:
+        """What the record of a unit says about one of its objects; `what` names the unit in errors."""
         for entry in self.require(unit, what).objects:
             if entry.path == path:
                 return entry
         raise CorruptError(f"record {layout.record_path(unit)} does not name {path}", hint="run `stillhouse verify`")
 
-    def _cached(self, key: tuple[str, ...], make: Callable[[], R]) -> R:
-        """A small least-recently-used cache of open files and parsed indexes; None is not kept."""
+    def cached(self, key: tuple[str, ...], make: Callable[[], R]) -> R:
+        """What `make` returned for this key: a small least-recently-used cache of open files and parsed indexes.
+
+        None is not kept. Everything that reads goes through here, so a use after fork is an error at once.
+        """
         if os.getpid() != self._pid:
             raise StillhouseError("this Store was opened before a fork", hint="open it again in the worker process")
         with self._lock:
@@ -171,15 +207,18 @@ class Store:
 
     # --- samples and images --------------------------------------------------------------------------------------
 
-    def samples(self, block: int) -> list[SampleRow]:
+    def samples(self, block: int) -> BlockIndex:
         """The rows of a block, quarantined ones included (they have a `reason`)."""
         unit, path = layout.images_unit(block), layout.index_path(block)
-        entry = self._entry(unit, path, f"images of block {block}")
-        return self._cached(("index", path), lambda: decode_index(self._object(entry), str(self.root / path)))
+        entry = self.entry(unit, path, f"images of block {block}")
+        return self.cached(("index", path), lambda: decode_index(self._object(entry), str(self.root / path)))
 
     def good_rows(self, block: int) -> npt.NDArray[np.int64]:
         """Row numbers inside the block of the samples that are not quarantined."""
-        return np.array([i for i, sample in enumerate(self.samples(block)) if sample.reason is None], np.int64)
+        record = self.require(layout.images_unit(block), f"images of block {block}")
+        good = np.ones(self.plan.blocks[block].num_rows, np.bool_)
+        good[[bad["row"] for bad in record.facts["quarantined"]]] = False
+        return np.flatnonzero(good)
 
     def image_bytes(self, block: int, row: int) -> bytes:
         """The encoded image of one sample, checked against its crc32c."""
@@ -187,8 +226,8 @@ class Store:
         if sample.reason is not None:
             raise MissingError(f"sample {sample.key!r} is in quarantine ({sample.reason}) and has no image")
         path = layout.images_path(block)
-        entry = self._entry(layout.images_unit(block), path, f"images of block {block}")
-        reader = self._cached(("images", path), lambda: ImageReader(self.root / path, entry.num_bytes))
+        entry = self.entry(layout.images_unit(block), path, f"images of block {block}")
+        reader = self.cached(("images", path), lambda: ImageReader(self.root / path, entry.num_bytes))
         return reader.read(sample.offset, sample.length, sample.crc32c, sample.key)
 
     # --- views ---------------------------------------------------------------------------------------------------
@@ -206,9 +245,9 @@ class Store:
         return flat[: self.plan.blocks[block].num_rows].astype(np.uint64, copy=False)
 
     def _chunk(self, view: int, block: int, path: str, dtype: str) -> npt.NDArray[Any]:
-        entry = self._entry(layout.views_unit(view, block), path, f"view {view} of block {block}")
+        entry = self.entry(layout.views_unit(view, block), path, f"view {view} of block {block}")
 
-        return self._cached(("chunk", path), lambda: np.frombuffer(self._chunk_payload(entry), dtype))
+        return self.cached(("chunk", path), lambda: np.frombuffer(self._chunk_payload(entry), dtype))
 
     def _chunk_payload(self, entry: ObjectEntry) -> bytes:
         return without_crc(self._object(entry), str(self.root / entry.path))
@@ -229,18 +268,35 @@ class Store:
 
     def teachers(self) -> list[TeacherSpec]:
         """Every teacher with a spec in the store, by name."""
-        folder = self.root / layout.LOG / "teachers"
-        names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
-        return [self.teacher(name) for name in names]
+        return [self.teacher(name) for name in self._teacher_names("teachers")]
+
+    def _teacher_names(self, folder: str) -> list[str]:
+        """The names of the JSON files in a folder of `_log`."""
+        place = self.root / layout.LOG / folder
+        names = sorted(path.stem for path in place.glob("*.json") if not path.name.startswith("."))
+        if len(names) > foreign.MAX_TEACHERS:
+            raise CorruptError(f"{place} has {len(names)} files, at most {foreign.MAX_TEACHERS} are read", hint=RESTORE)
+        return names
 
     def teacher(self, name: str) -> TeacherSpec:
-        """The spec of one teacher; UsageError naming the known ones if it is not there."""
+        """The spec of one teacher; UsageError naming the known ones if it is not there.
+
+        Raises:
+            MissingError, CorruptError: it is gone although its codecs are here, or not the spec they were made with.
+        """
         path = self.root / layout.teacher_path(layout.check_name(name, "teacher"))
         value = read_signed_json(path, RESTORE)
+        codecs = self.record(layout.codecs_unit(name))
         if value is None:
+            if codecs is not None:
+                raise MissingError(f"{path} is not there", hint=RESTORE)
             known = ", ".join(t.name for t in self.teachers()) or "none"
             raise UsageError(f"store {self.root} has no teacher {name!r}", hint=f"teachers in it: {known}")
-        return _parse(TeacherSpec, value, path)
+        spec = _parse(TeacherSpec, value, path)
+        bound = spec.sha256() if codecs is None else codecs.facts.get("teacher_sha256", spec.sha256())
+        if spec.name != name or spec.sha256() != bound:
+            raise CorruptError(f"{path} is another teacher's than the features are of", hint=RESTORE)
+        return spec
 
     def has_teacher(self, name: str) -> bool:
         """True when a teacher of that name has a spec."""
@@ -268,7 +324,7 @@ class Store:
             arrays = {name: self._vector(teacher, level, name) for name in described["arrays"]}
             return load_codec(described["codec"], described["dim"], arrays)
 
-        return self._cached(("codec", teacher, level), load)
+        return self.cached(("codec", teacher, level), load)
 
     def statistics(self, teacher: str, level: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(mean, std) of each channel, float32 [D], over the sample that the codec was fitted on."""
@@ -276,36 +332,23 @@ class Store:
 
     def _vector(self, teacher: str, level: str, name: str) -> npt.NDArray[np.float32]:
         path = f"{layout.codec_group(teacher, level)}/{name}/c/0"
-        entry = self._entry(layout.codecs_unit(teacher), path, f"codec of teacher {teacher}")
+        entry = self.entry(layout.codecs_unit(teacher), path, f"codec of teacher {teacher}")
         return np.frombuffer(self._chunk_payload(entry), "<f4").astype(np.float32)
+
+    def features(self, teacher: str, level: str) -> Features:
+        """Reads the codes of one level of one teacher; UsageError naming the known ones if there is no such level."""
+        return Features(self, teacher, level)
 
     def codes(
         self, teacher: str, level: str, view: int, block: int, rows: Sequence[int] | npt.NDArray[np.int64]
     ) -> npt.NDArray[Any]:
         """Codes [len(rows), T, C] of rows of one block, each row verified against its crc32c."""
-        tokens, width, dtype = self._row_layout(teacher, level)
-        path = layout.features_chunk(teacher, level, view, block)
-        what = f"features of {teacher}/{level} for view {view} of block {block}"
-        entry = self._entry(layout.features_unit(teacher, view, block), path, what)
-        row_bytes = tokens * width * dtype.itemsize
-        reader = self._cached(
-            ("shard", path),
-            lambda: ShardReader(self.root / path, self.plan.block_samples, row_bytes, entry.num_bytes),
-        )
-        return reader.read(rows).view(dtype).reshape(len(rows), tokens, width)
-
-    def _row_layout(self, teacher: str, level: str) -> tuple[int, int, np.dtype[Any]]:
-        def load() -> tuple[int, int, np.dtype[Any]]:
-            code_type = self.codec(teacher, level).code_type
-            tokens = self.teacher(teacher).levels[level].num_tokens
-            return tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
-
-        return self._cached(("row", teacher, level), load)
+        return self.features(teacher, level).read(view, block, rows)
 
 
 def require_spec(root: Path, spec: StoreSpec) -> None:
     """SpecMismatchError, naming each differing field, unless the store at `root` has exactly this spec."""
-    stored = read_signed_json(root / layout.SPEC, RESTORE)
+    stored = read_signed_json(root / layout.SPEC, RESTORE, root=root, max_bytes=foreign.MAX_SPEC_BYTES)
     differences = list(spec_differences(stored, spec.model_dump(mode="json")))
     if differences:
         message = f"store {root} was made from another spec: {'; '.join(differences)}"

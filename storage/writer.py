@@ -14,9 +14,10 @@ import numpy.typing as npt
 from . import layout
 from .codecs import Codec
 from .commit import Attempt, Record, canonical_json
+from .crc import crc32c, with_crc
 from .images import TarLayout, tar_end
 from .index import SampleRow, encode_index
-from .shards import crc32c, shard_chunks, with_crc
+from .shards import fingerprint, shard_chunks
 from .specs import TeacherSpec
 from .store import Store
 
@@ -123,7 +124,7 @@ def commit_codecs(
     with Attempt(store.root, layout.codecs_unit(teacher.name)) as attempt:
         for path, data in files.items():
             attempt.add(path, [data])
-        return attempt.commit({"levels": described, **facts})
+        return attempt.commit({"levels": described, "teacher_sha256": store.teacher(teacher.name).sha256(), **facts})
 
 
 def _features_metadata(store: Store, teacher: TeacherSpec, level: str, codec: Codec) -> dict[str, Any]:
@@ -161,14 +162,16 @@ def commit_features(
         codes: per level [len(rows), T, C].
         rows: row numbers inside the block that the codes belong to; other rows stay absent.
     """
-    num_rows = store.plan.block_samples
-    present = np.zeros(num_rows, np.bool_)
+    present = np.zeros(store.plan.block_samples, np.bool_)
     present[rows] = True
+    in_order = np.argsort(rows)
+    fingerprints = {}
     with Attempt(store.root, layout.features_unit(teacher, view, block)) as attempt:
         for level, codes_NTC in codes.items():
             payload = np.ascontiguousarray(codes_NTC, codes_NTC.dtype.newbyteorder("<"))
-            payload_NR = payload.reshape(len(rows), math.prod(payload.shape[1:])).view(np.uint8)
-            rows_BR = np.zeros((num_rows, payload_NR.shape[1]), np.uint8)
-            rows_BR[rows] = payload_NR
-            attempt.add(layout.features_chunk(teacher, level, view, block), shard_chunks(rows_BR, present))
-        return attempt.commit({"rows": len(rows), **facts})
+            rows_NR = payload.reshape(len(rows), math.prod(payload.shape[1:])).view(np.uint8)
+            if (np.diff(in_order) < 0).any():
+                rows_NR = rows_NR[in_order]
+            fingerprints[level] = fingerprint(rows_NR, present)
+            attempt.add(layout.features_chunk(teacher, level, view, block), shard_chunks(rows_NR, present))
+        return attempt.commit({"rows": len(rows), "fingerprints": fingerprints, **facts})

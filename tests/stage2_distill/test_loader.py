@@ -72,8 +72,7 @@ def test_batches_are_what_the_store_gives_row_by_row(sealed_store: Store, number
 
 def test_the_order_is_that_of_the_windows(sealed_store: Store) -> None:
     """Batches cut the windows' rows one after the other; a batch may span two windows."""
-    rows = [(block, sealed_store.good_rows(block)) for block in range(4)]
-    windows = epoch_windows(rows, seed=3, epoch=2, window_blocks=2)
+    windows = list(epoch_windows(range(4), sealed_store.good_rows, seed=3, epoch=2, window_blocks=2))
     assert len(windows[0].pairs) % 5 != 0
     found = np.concatenate([batch.pairs for batch in epoch(sealed_store, 2)])
     np.testing.assert_array_equal(found, np.concatenate([window.pairs for window in windows])[:25])

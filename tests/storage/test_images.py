@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from stillhouse.core.errors import CorruptError, MissingError
 from stillhouse.storage import layout
+from stillhouse.storage.crc import crc32c
 from stillhouse.storage.images import ImageReader, TarLayout, member_header, padding, tar_end
-from stillhouse.storage.shards import crc32c
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, flip_bit
 

@@ -16,20 +16,25 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
 
 from stillhouse.core.errors import CorruptError, MissingError
+from stillhouse.storage import shards
+from stillhouse.storage.crc import CRC_BYTES, crc32c, with_crc
 from stillhouse.storage.layout import array_metadata
-from stillhouse.storage.shards import CRC_BYTES, ShardReader, crc32c, shard_chunks, with_crc, without_crc
+from stillhouse.storage.shards import ShardReader, fingerprint, fingerprint_rows, shard_chunks
 from stillhouse.storage.testing import flip_bit
+from stillhouse.storage.zstd_rows import frame_content_size
 
-FILL: dict[str, int | str] = {"float16": "NaN", "int8": -128, "uint8": 255}
+FILL: dict[str, int | str] = {"float16": "NaN", "float32": "NaN", "int8": -128, "uint8": 255, "uint16": 65535}
 Codes = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 
-def metadata(codes_BTC: Codes) -> dict[str, Any]:
+def metadata(codes_BTC: Codes, zstd: bool = False) -> dict[str, Any]:
     num_rows, tokens, width = codes_BTC.shape
     return array_metadata(
+        zstd=zstd,
         shape=(1, num_rows, tokens, width),
         chunk=(1, num_rows, tokens, width),
         inner_chunk=(1, 1, tokens, width),
@@ -39,18 +44,19 @@ def metadata(codes_BTC: Codes) -> dict[str, Any]:
     )
 
 
-def write_array(root: Path, codes_BTC: Codes, present_B: Bools) -> Path:
+def write_array(root: Path, codes_BTC: Codes, present_B: Bools, zstd: bool = False) -> Path:
     """Our array with one shard; returns the shard's path."""
     shard = root / "c/0/0/0/0"
     shard.parent.mkdir(parents=True)
-    (root / "zarr.json").write_text(json.dumps(metadata(codes_BTC)))
+    (root / "zarr.json").write_text(json.dumps(metadata(codes_BTC, zstd)))
     rows = np.ascontiguousarray(codes_BTC).reshape(len(codes_BTC), -1).view(np.uint8)
-    shard.write_bytes(b"".join(shard_chunks(rows, present_B)))
+    with open(shard, "wb") as file:
+        file.writelines(shard_chunks(rows[present_B], present_B, zstd=zstd))
     return shard
 
 
-def reader_of(shard: Path, codes_BTC: Codes) -> ShardReader:
-    return ShardReader(shard, len(codes_BTC), codes_BTC[0].nbytes, shard.stat().st_size)
+def reader_of(shard: Path, codes_BTC: Codes, zstd: bool = False) -> ShardReader:
+    return ShardReader(shard, len(codes_BTC), codes_BTC[0].nbytes, shard.stat().st_size, zstd=zstd)
 
 
 @st.composite
@@ -60,8 +66,8 @@ def blocks(draw: st.DrawFn) -> tuple[Codes, Bools]:
     dtype = draw(st.sampled_from(sorted(FILL)))
     random = np.random.Generator(np.random.PCG64(draw(st.integers(0, 2**32))))
     codes: Codes
-    if dtype == "float16":
-        codes = random.standard_normal(shape).astype(np.float16)
+    if dtype.startswith("float"):
+        codes = random.standard_normal(shape).astype(dtype)
     else:
         codes = random.integers(-127, 128, shape).astype(np.int8) if dtype == "int8" else random.integers(0, 255, shape)
         codes = codes.astype(dtype)
@@ -70,17 +76,19 @@ def blocks(draw: st.DrawFn) -> tuple[Codes, Bools]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(blocks(), st.data())
-def test_zarr_python_and_shard_reader_read_the_same(block: tuple[Codes, Bools], data: st.DataObject) -> None:
+@given(blocks(), st.booleans(), st.data())
+def test_zarr_python_and_shard_reader_read_the_same(
+    block: tuple[Codes, Bools], zstd: bool, data: st.DataObject
+) -> None:
     codes, present = block
     with tempfile.TemporaryDirectory() as folder:
-        shard = write_array(Path(folder), codes, present)
+        shard = write_array(Path(folder), codes, present, zstd)
         by_zarr = np.asarray(zarr.open_array(folder, mode="r")[0])
         expected = codes.copy()
         expected[~present] = np.asarray(FILL[str(codes.dtype)]).astype(codes.dtype)
         np.testing.assert_array_equal(by_zarr, expected)
 
-        reader = reader_of(shard, codes)
+        reader = reader_of(shard, codes, zstd)
         np.testing.assert_array_equal(reader.present_B, present)
         there = np.flatnonzero(present).tolist()
         rows = data.draw(st.lists(st.sampled_from(there), max_size=20)) if there else []
@@ -92,12 +100,12 @@ def test_zarr_python_and_shard_reader_read_the_same(block: tuple[Codes, Bools], 
 
 
 @settings(max_examples=40, deadline=None)
-@given(blocks())
-def test_shard_of_zarr_python_is_read(block: tuple[Codes, Bools]) -> None:
+@given(blocks(), st.booleans())
+def test_shard_of_zarr_python_is_read(block: tuple[Codes, Bools], zstd: bool) -> None:
     codes, present = block
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "zarr.json").write_text(json.dumps(metadata(codes)))
+        (root / "zarr.json").write_text(json.dumps(metadata(codes, zstd)))
         filled = codes.copy()
         filled[~present] = np.asarray(FILL[str(codes.dtype)]).astype(codes.dtype)
         zarr.open_array(root, mode="r+")[0] = filled
@@ -105,12 +113,13 @@ def test_shard_of_zarr_python_is_read(block: tuple[Codes, Bools]) -> None:
         if not present.any():
             assert not shard.exists()
             return
-        reader = reader_of(shard, codes)
+        reader = reader_of(shard, codes, zstd)
         np.testing.assert_array_equal(reader.present_B, present)
         rows = np.flatnonzero(present)
         read = reader.read(rows).view(codes.dtype).reshape(len(rows), *codes.shape[1:])
         np.testing.assert_array_equal(read, codes[rows])
-        ours = b"".join(shard_chunks(codes.reshape(len(codes), -1).view(np.uint8), present))
+        kept = codes.reshape(len(codes), -1).view(np.uint8)[present]
+        ours = b"".join(bytes(piece) for piece in shard_chunks(kept, present, zstd=zstd))
         assert shard.read_bytes() == ours, "our bytes are zarr-python's bytes"
 
 
@@ -131,9 +140,10 @@ def test_rows_come_in_the_order_asked_for(shard: Path, rows: list[int]) -> None:
     reader = reader_of(shard, small())
     expected = small().reshape(6, -1).view(np.uint8)[np.array(rows, np.int64)]
     np.testing.assert_array_equal(reader.read(rows), expected)
-    out = np.zeros((len(rows), 10), np.uint8)
-    assert reader.read(np.array(rows, np.int64), out) is out
-    np.testing.assert_array_equal(out, expected)
+    out = reader.buffer(len(rows))
+    read = reader.read(np.array(rows, np.int64), out)
+    assert read.base is out and np.shares_memory(read, out) == bool(rows)
+    np.testing.assert_array_equal(read, expected)
 
 
 def test_neighbours_are_read_together(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +154,8 @@ def test_neighbours_are_read_together(shard: Path, monkeypatch: pytest.MonkeyPat
         runs.append(sum(len(buffer) for buffer in buffers))
         return preadv(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", counted)
     reader = reader_of(shard, small())
+    monkeypatch.setattr(os, "preadv", counted)
     reader.read([0, 1, 3, 4, 5])  # row 2 is absent, so row 3 follows row 1 in the file
     assert runs == [5 * 14]
     reader.read([4, 5, 0, 1, 1])
@@ -154,23 +164,16 @@ def test_neighbours_are_read_together(shard: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("most", [1, 3, 9, 13, 15, 29])
 def test_short_reads_are_finished(shard: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """The kernel may deliver less than was asked for, anywhere inside a row or its crc."""
+    """The kernel may deliver less than was asked for, anywhere inside a row, its crc or the index."""
     preadv = os.preadv
-
-    def short(fd: int, buffers: list[memoryview], offset: int) -> int:
-        left, pieces = most, []
-        for buffer in buffers:
-            pieces.append(buffer[:left])
-            left -= len(pieces[-1])
-        return preadv(fd, [piece for piece in pieces if len(piece)], offset)
-
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:most]], offset))
     reader = reader_of(shard, small())
-    monkeypatch.setattr(os, "preadv", short)
     expected = small().reshape(6, -1).view(np.uint8)[[0, 1, 3, 4, 5]]
     np.testing.assert_array_equal(reader.read([0, 1, 3, 4, 5]), expected)
 
 
-def test_more_rows_than_one_call_takes(tmp_path: Path) -> None:
+def test_more_rows_than_one_call_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PIECE_BYTES", 100)
     codes = small(700)
     reader = reader_of(write_array(tmp_path / "array", codes, np.ones(700, np.bool_)), codes)
     np.testing.assert_array_equal(reader.read(np.arange(700)), codes.reshape(700, -1).view(np.uint8))
@@ -178,14 +181,7 @@ def test_more_rows_than_one_call_takes(tmp_path: Path) -> None:
 
 def test_rows_go_into_contiguous_arrays_only(shard: Path) -> None:
     with pytest.raises(ValueError, match="contiguous"):
-        reader_of(shard, small()).read([0, 1], np.zeros((2, 20), np.uint8)[:, ::2])
-
-
-def test_short_reads_of_the_kernel_are_carried_on(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:5]], offset))
-    reader = reader_of(shard, small())
-    np.testing.assert_array_equal(reader.read([0, 1]), small().reshape(6, -1).view(np.uint8)[:2])
+        reader_of(shard, small()).read([0, 1], np.zeros((2, 28), np.uint8)[:, ::2])
 
 
 @pytest.mark.parametrize("row", [-1, 6])
@@ -293,13 +289,88 @@ def test_another_row_size_than_the_writers(shard: Path, num_rows: int, row_bytes
         ShardReader(shard, num_rows, row_bytes, shard.stat().st_size)
 
 
-def test_crc32c_is_castagnoli() -> None:
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32/ISCSI
-    assert with_crc(b"123456789")[-4:] == bytes.fromhex("839206e3")
-    assert without_crc(with_crc(b""), "nothing") == b""
+# --- rows that zstd made small ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0\0", b"ab" + bytes(4)])
-def test_without_crc_refuses(data: bytes) -> None:
-    with pytest.raises(CorruptError, match="the thing does not match its crc32c"):
-        without_crc(data, "the thing")
+@pytest.fixture
+def small_shard(tmp_path: Path) -> Path:
+    """Six rows of a thousand equal bytes each, as zstd frames; row 2 is absent."""
+    return write_array(tmp_path / "small", equal_rows(), np.arange(6) != 2, zstd=True)
+
+
+def equal_rows() -> Codes:
+    return np.repeat(np.arange(6, dtype=np.uint8), 1000).reshape(6, 10, 100)
+
+
+def test_every_flipped_bit_of_a_compressed_shard_is_found(small_shard: Path) -> None:
+    assert small_shard.stat().st_size < 300
+    rows = [0, 1, 3, 4, 5]
+    np.testing.assert_array_equal(reader_of(small_shard, equal_rows(), True).read(rows)[:, 0], rows)
+    for bit in range(small_shard.stat().st_size * 8):
+        flip_bit(small_shard, bit)
+        with pytest.raises(CorruptError, match=str(small_shard)):
+            reader_of(small_shard, equal_rows(), True).read(rows)
+        flip_bit(small_shard, bit)
+
+
+def one_frame(path: Path, frame: bytes) -> ShardReader:
+    """A shard of one row of 1,000 bytes whose valid checksums cover whatever frame this is."""
+    body = with_crc(frame)
+    path.write_bytes(body + with_crc(struct.pack("<QQ", 0, len(body))))
+    return ShardReader(path, 1, 1000, path.stat().st_size, zstd=True)
+
+
+def test_a_frame_must_say_that_it_holds_one_row(tmp_path: Path) -> None:
+    """Nothing is decompressed before: a frame of 32 KB can hold a gigabyte."""
+    honest = Zstd(1).encode(bytes(1000))
+    assert one_frame(tmp_path / "honest", honest).read([0]).tobytes() == bytes(1000)
+    assert frame_content_size(honest) == 1000
+    for name, num_bytes in {"bomb": 1 << 24, "short": 999, "long": 1001, "empty": 0}.items():
+        frame = Zstd(1).encode(bytes(num_bytes))
+        assert frame_content_size(frame) == num_bytes
+        with pytest.raises(CorruptError, match=f"is no zstd frame of 1000 bytes, it says {num_bytes}"):
+            one_frame(tmp_path / name, frame).read([0])
+    lies = bytearray(Zstd(1).encode(bytes(1 << 20)))
+    at = lies.index((1 << 20).to_bytes(4, "little"))
+    lies[at : at + 4] = (1000).to_bytes(4, "little")
+    with pytest.raises(CorruptError, match="cannot be decompressed"):
+        one_frame(tmp_path / "lies", bytes(lies)).read([0])
+    for nothing in (b"no frame", honest[:5], honest[:-3], bytes([*honest[:4], 0, *honest[5:]])):
+        with pytest.raises(CorruptError):
+            one_frame(tmp_path / "nothing", nothing).read([0])
+
+
+@given(st.integers(0, 70_000), st.integers(-5, 22))
+def test_frames_say_what_they_hold(num_bytes: int, level: int) -> None:
+    assert frame_content_size(Zstd(level).encode(bytes(num_bytes))) == num_bytes
+
+
+def test_an_entry_longer_than_any_frame_of_a_row(tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match="wrong length"):
+        one_frame(tmp_path / "shard", bytes(3000))
+
+
+# --- one shard for another -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zstd", [False, True])
+def test_a_shard_of_other_rows_is_refused(tmp_path: Path, zstd: bool) -> None:
+    """Equal in size and whole in itself: only the record's fingerprint tells."""
+    random = np.random.Generator(np.random.PCG64(0))
+    here, there = random.integers(0, 255, (2, 20, 3, 7), np.uint8)
+    present = np.arange(20) % 3 != 1
+    known = fingerprint(here.reshape(20, -1)[present], present)
+    assert len(known) == 8
+    shard, other = (write_array(tmp_path / str(i), codes, present, zstd) for i, codes in enumerate((here, there)))
+    ShardReader(shard, 20, 21, shard.stat().st_size, zstd=zstd, fingerprint=known)
+    with pytest.raises(CorruptError, match="holds other rows than its record says"):
+        ShardReader(other, 20, 21, other.stat().st_size, zstd=zstd, fingerprint=known)
+
+
+@given(st.integers(0, 300))
+def test_fingerprints_are_of_rows_that_exist(num_rows: int) -> None:
+    present = np.random.Generator(np.random.PCG64(num_rows)).random(num_rows) < 0.5
+    rows = fingerprint_rows(present)
+    assert len(rows) == min(8, present.sum()) and present[rows].all() and (np.diff(rows) > 0).all()
+    if len(rows) > 1:
+        assert rows[0] == np.flatnonzero(present)[0] and rows[-1] == np.flatnonzero(present)[-1]

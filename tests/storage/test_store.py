@@ -347,7 +347,7 @@ def read_everything(store: Store) -> list[Any]:
     """What every reading method gives."""
     found: list[Any] = []
     for block in range(len(store.plan.blocks)):
-        found.append(store.samples(block))
+        found.append(list(store.samples(block)))
         found += [store.image_bytes(block, int(row)) for row in store.good_rows(block)]
     for teacher in store.teachers():
         for level in teacher.levels:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stillhouse.storage import layout
 from stillhouse.storage.commit import read_record
+from stillhouse.storage.crc import crc32c
 from stillhouse.storage.seal import records
 from stillhouse.storage.shards import ShardReader
 from stillhouse.storage.store import Store
@@ -38,7 +39,10 @@ def test_facts_of_the_units(random_store: Store) -> None:
         "keys_sha256": SHAPE.plan.blocks[1].keys_sha256,
     }
     assert random_store.require("views/001/000000", "it").facts == {"rows": 4}
-    assert random_store.require("features/tiny/000/000000", "it").facts == {"rows": 3}
+    facts = random_store.require("features/tiny/000/000000", "it").facts
+    assert facts == {"rows": 3, "fingerprints": facts["fingerprints"]}
+    codes = random_store.codes("tiny", "patch", 0, 0, random_store.good_rows(0))
+    assert facts["fingerprints"]["patch"] == [crc32c(row.tobytes()) for row in codes]
     levels = random_store.require("codecs/tiny-int8", "it").facts["levels"]
     assert levels["patch"] == {"codec": "int8", "dim": 6, "arrays": ["offset", "scale"]}
 

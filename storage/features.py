@@ -1,0 +1,105 @@
+"""Codes of one level of one teacher: batches of rows, whole blocks, windows of blocks.
+
+Legend: N rows, T tokens, C codes a token, S bytes of a row with its crc.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import layout
+from .crc import CRC_BYTES
+from .shards import Rows, ShardReader
+
+if TYPE_CHECKING:
+    from .store import Store
+
+Codes = npt.NDArray[Any]
+
+
+class Features:
+    """Reads one level of one teacher. Get it from `Store.features`; safe for many threads, not across fork."""
+
+    def __init__(self, store: "Store", teacher: str, level: str) -> None:
+        self._store, self.teacher, self.level = store, teacher, level
+
+        def load() -> tuple[int, int, np.dtype[Any]]:
+            code_type = store.codec(teacher, level).code_type
+            num_tokens = store.teacher(teacher).levels[level].num_tokens
+            return num_tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
+
+        self.num_tokens, self.width, self.dtype = store.cached(("row", teacher, level), load)
+        self.row_bytes = self.num_tokens * self.width * self.dtype.itemsize
+
+    def buffer(self, num_rows: int) -> Rows:
+        """uint8 [num_rows, S]: what `read`, `window` and `Window.take` fill when it is passed as `out`."""
+        return np.empty((num_rows, self.row_bytes + CRC_BYTES), np.uint8)
+
+    def codes(self, rows_NS: Rows) -> Codes:
+        """Rows of a `buffer` as codes [N, T, C]: a view, its rows S bytes apart."""
+        payload = rows_NS[:, : self.row_bytes].view(self.dtype)
+        return payload.reshape(len(rows_NS), self.num_tokens, self.width)
+
+    def read(
+        self,
+        view: int,
+        block: int,
+        rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        out: Rows | None = None,
+    ) -> Codes:
+        """Codes [N, T, C] of rows of one block, each verified against its crc32c; by default of all that are there.
+
+        Raises:
+            MissingError: no such features yet, or a row is in quarantine.
+            CorruptError: bytes on disk are not the bytes that were written.
+        """
+        rows = self._store.good_rows(block) if rows is None else np.asarray(rows, np.int64)
+        out = self.buffer(len(rows)) if out is None else out
+        self._shard(view, block).read(rows, out)
+        return self.codes(out)
+
+    def window(self, view: int, blocks: Sequence[int], out: Rows | None = None) -> "Window":
+        """Every row of some blocks in one buffer, each shard read in file order."""
+        rows_of = [self._store.good_rows(block) for block in blocks]
+        num_rows = sum(map(len, rows_of))
+        out = self.buffer(num_rows) if out is None else out[:num_rows]
+        start = 0
+        for block, rows in zip(blocks, rows_of, strict=True):
+            self.read(view, block, rows, out[start : start + len(rows)])
+            start += len(rows)
+        return Window(self, out)
+
+    def _shard(self, view: int, block: int) -> ShardReader:
+        path = layout.features_chunk(self.teacher, self.level, view, block)
+        unit = layout.features_unit(self.teacher, view, block)
+        what = f"features of {self.teacher}/{self.level} for view {view} of block {block}"
+
+        def load() -> ShardReader:
+            entry = self._store.entry(unit, path, what)
+            fingerprint = self._store.require(unit, what).facts.get("fingerprints", {}).get(self.level)
+            place = self._store.root / path
+            num_rows = self._store.plan.block_samples
+            return ShardReader(place, num_rows, self.row_bytes, entry.num_bytes, fingerprint=fingerprint)
+
+        return self._store.cached(("shard", path), load)
+
+
+class Window:
+    """The verified rows of some blocks, in memory: block after block, each in file order."""
+
+    def __init__(self, features: Features, rows_NS: Rows) -> None:
+        self._features, self._rows_NS = features, rows_NS
+
+    def __len__(self) -> int:
+        return len(self._rows_NS)
+
+    def take(self, places: npt.NDArray[np.int64], out: Rows | None = None) -> Codes:
+        """Codes [len(places), T, C] of the rows at `places`, copied to `out` or to a new buffer."""
+        if out is None:
+            out = self._features.buffer(len(places))
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(f"places {places.min()} to {places.max()} of a window of {len(self)} rows")
+        np.take(self._rows_NS, places, axis=0, out=out, mode="clip")  # any other mode would copy twice
+        return self._features.codes(out)
