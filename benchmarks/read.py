@@ -35,6 +35,7 @@ def _work(reader: Reader, kind: Kind, order: str) -> Callable[[int], int] | None
         stream = reader.stream()
         for _ in range(batches):
             next(stream)
+        stream.close()
         return batches * BATCH * kind.row_bytes
 
     def read(number: int) -> int:

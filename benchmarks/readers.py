@@ -6,7 +6,7 @@ Legend: N rows, T tokens, C codes a token, R bytes of a row, B rows of a batch.
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Reader:
     """
 
     batch: Callable[[Rows], Any] | None = None
-    stream: Callable[[], Iterator[Any]] | None = None
+    stream: Callable[[], Generator[Any]] | None = None
     window: Callable[[int, Rows], Any] | None = None
     share: int = 1
 
@@ -169,7 +169,7 @@ def webdataset_npy(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
             file.writelines(tar.member(f"{number:06d}.npy", sink.getvalue())[1])
         file.write(tar_end())
 
-    def stream() -> Iterator[Any]:
+    def stream() -> Generator[Any]:
         rows = iter(webdataset.WebDataset(str(path), shardshuffle=False).decode().to_tuple("npy"))
         while True:
             yield np.stack([next(rows)[0] for _ in range(BATCH)])
@@ -193,12 +193,15 @@ def mosaic_mds(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
         for place, row in zip(out, rows.tolist(), strict=True):
             place[:] = np.frombuffer(dataset[row]["row"], np.uint8)
 
-    def stream() -> Iterator[Any]:
+    def stream() -> Generator[Any]:
         rows = iter(dataset)
-        while True:
-            for place in out:
-                place[:] = np.frombuffer(next(rows)["row"], np.uint8)
-            yield out
+        try:
+            while True:
+                for place in out:
+                    place[:] = np.frombuffer(next(rows)["row"], np.uint8)
+                yield out
+        finally:  # its threads would run on through the turns of the others
+            dataset._iterator.exit()
 
     return Reader(batch=batch, stream=stream, share=4)
 

@@ -26,9 +26,9 @@ class Features:
         self._store, self.teacher, self.level = store, teacher, level
 
         def load() -> tuple[int, int, np.dtype[Any]]:
+            levels = store.teacher(teacher).levels
             code_type = store.codec(teacher, level).code_type
-            num_tokens = store.teacher(teacher).levels[level].num_tokens
-            return num_tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
+            return levels[level].num_tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
 
         self.num_tokens, self.width, self.dtype = store.cached(("row", teacher, level), load)
         self.row_bytes = self.num_tokens * self.width * self.dtype.itemsize
