@@ -91,7 +91,7 @@ def nearest(train_ND: FloatArray, query_QD: FloatArray, k: int) -> tuple[IntArra
     try:
         import faiss
     except ImportError as error:
-        raise missing_package("faiss", "cpu") from error
+        raise missing_package("faiss") from error
     index = faiss.IndexFlatIP(train_ND.shape[1])
     index.add(train_ND)
     rows_QK = np.empty((len(query_QD), k), dtype=np.int64)

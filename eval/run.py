@@ -17,8 +17,10 @@ from stillhouse.core.config import config_digest
 from stillhouse.core.errors import CorruptError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
-from stillhouse.storage.commit import ObjectEntry, read_signed_json, replace_file, signed_json
+from stillhouse.storage.disk import replace_file
+from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import content_digest
+from stillhouse.storage.signed_json import read_signed_json, signed_json
 from stillhouse.storage.store import Store
 
 from .config import EvalConfig

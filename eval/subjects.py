@@ -9,7 +9,7 @@ import torch
 
 from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, create_timm, weights_sha256
 from stillhouse.core.errors import MissingError, SpecMismatchError
-from stillhouse.storage.commit import read_json
+from stillhouse.storage.signed_json import read_json
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 
 CHOSEN = ("img_size", "init_values")

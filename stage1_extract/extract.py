@@ -5,7 +5,7 @@ teacher, encode its tokens, commit. Whatever is decided is never done again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,16 @@ import numpy.typing as npt
 
 from stillhouse.core.config import parse_config
 from stillhouse.core.errors import CorruptError, DataError, SpecMismatchError
-from stillhouse.core.events import Reporter
+from stillhouse.core.events import Reporter, Task
+from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
-from stillhouse.storage.codecs import Codec, fit_codec
+from stillhouse.storage.codecs import Codec, CodeType, fit_codec
 from stillhouse.storage.decode import decode
+from stillhouse.storage.records import Record
+from stillhouse.storage.redo import noted_redo
+from stillhouse.storage.room import require_room, require_writable
 from stillhouse.storage.seal import Seal, seal
-from stillhouse.storage.specs import TRAIN, LevelSpec, spec_differences
+from stillhouse.storage.specs import TRAIN, LevelSpec, TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import FIELDS, render, view_hash
 from stillhouse.storage.writer import commit_codecs, commit_features, commit_view
@@ -58,6 +62,12 @@ def undecided(store: Store, teacher: str) -> list[tuple[int, int]]:
     return todo if store.done(layout.codecs_unit(teacher)) else units
 
 
+def _codecs_record(store: Store, teacher: str) -> Record | None:
+    """The decision about a teacher's codecs; None if they are to be made anew."""
+    unit = layout.codecs_unit(teacher)
+    return None if noted_redo(store.root, unit) else store.record(unit)
+
+
 def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: Reporter) -> ExtractResult:
     """Write every missing unit of one teacher, then seal the store.
 
@@ -66,24 +76,50 @@ def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: R
         CorruptError: a view renders to other pixels than were recorded: another Pillow or damaged images.
     """
     num_units = len(store.plan.blocks_of(TRAIN)) * store.spec.num_views
-    record = store.record(layout.codecs_unit(config.name))
+    record = _codecs_record(store, config.name)
     same = record is not None and record.facts["config"] == identity(config) and store.has_teacher(config.name)
     if same and not undecided(store, config.name):
         return ExtractResult(0, num_units, 0, 0.0, seal(store))
+    num_written, task = write_features(store, config, run, reporter)
+    return ExtractResult(num_written, num_units - num_written, task.done, task.seconds, seal(store))
+
+
+def write_features(
+    store: Store, config: TeacherConfig, run: ExtractConfig, reporter: Reporter, *, only_noted: bool = False
+) -> tuple[int, Task]:
+    """Run the teacher over the units that are missing; (how many, how far and how long).
+
+    Args:
+        only_noted: just over those that are noted to be made anew.
+    """
+    require_writable(store.root)
     policy = parse_config(ViewPolicyConfig, store.spec.views, where=f"spec of {store.root}")
     teacher = Teacher(config, view_size=policy.size, device=run.device)
     store.add_teacher(teacher.spec)
     _require_same_args(store, config)
-    todo = undecided(store, config.name)
-    with ThreadPoolExecutor(run.threads, "render") as pool:
+    with worker_threads(run.threads, "render") as pool:
         extractor = _Extractor(store, teacher, policy, pool)
         extractor.fit_codecs()
+        todo = undecided(store, config.name)
+        if only_noted:
+            todo = [(b, v) for b, v in todo if noted_redo(store.root, layout.features_unit(config.name, v, b))]
+        require_room(store.root, _bytes_to_write(store, teacher.spec, todo), f"extract {config.name}")
         total = sum(len(store.good_rows(block)) for block, _ in todo)
         with reporter.task(f"extract {config.name}", total) as task:
             for block, view in todo:
                 extractor.run_unit(block, view, task.advance)
                 reporter.event("block", step="extract", teacher=config.name, block=block, view=view)
-    return ExtractResult(len(todo), num_units - len(todo), task.done, task.seconds, seal(store))
+    return len(todo), task
+
+
+def _bytes_to_write(store: Store, spec: TeacherSpec, todo: Sequence[tuple[int, int]]) -> int:
+    """What the shards of the missing units will take, uncompressed."""
+
+    def row_bytes(level: str, code_type: CodeType) -> int:
+        return spec.levels[level].num_tokens * code_type.width * np.dtype(code_type.dtype).itemsize
+
+    row = sum(row_bytes(level, store.codec(spec.name, level).code_type) for level in spec.levels)
+    return sum(len(store.good_rows(block)) for block, _ in todo) * row
 
 
 def identity(config: TeacherConfig) -> dict[str, Any]:
@@ -93,7 +129,7 @@ def identity(config: TeacherConfig) -> dict[str, Any]:
 
 def _require_same_args(store: Store, config: TeacherConfig) -> None:
     """Arguments that change no weight may still change features (an activation, a pooling)."""
-    record = store.record(layout.codecs_unit(config.name))
+    record = _codecs_record(store, config.name)
     stored = {} if record is None else record.facts["config"]["model_args"]
     differences = [] if record is None else list(spec_differences(stored, config.model_args, "model_args"))
     if differences:
@@ -110,6 +146,17 @@ def channel_statistics(tokens_NTD: npt.NDArray[np.float32]) -> dict[str, npt.NDA
 def _no_codes(level: LevelSpec, codec: Codec) -> npt.NDArray[Any]:
     """[0, T, C]: what a block without a good image has."""
     return np.empty((0, level.num_tokens, codec.code_type.width), codec.code_type.dtype)
+
+
+def drawn(store: Store, policy: ViewPolicyConfig, block: int, view: int) -> npt.NDArray[np.int32]:
+    """int32 [rows, P]: the parameters of a view, as recorded or else as the policy draws them."""
+    if store.done(layout.views_unit(view, block)):
+        return store.view_params(view, block)
+    params = np.full((store.plan.blocks[block].num_rows, len(FIELDS)), layout.MISSING_PARAM, np.int32)
+    for i, sample in enumerate(store.samples(block)):
+        if sample.reason is None:
+            params[i] = draw(policy, sample.key, sample.width, sample.height, view)
+    return params
 
 
 class _Extractor:
@@ -129,7 +176,7 @@ class _Extractor:
                 f"no training image of store {store.root} can be read", hint=f"see `stillhouse inspect {store.root}`"
             )
         rows = store.good_rows(block)[:FIT_ROWS]
-        params = self._draw(block, 0)
+        params = drawn(store, self._policy, block, 0)
         batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]
         sample = {level: np.concatenate([batch[level] for batch in batches]) for level in spec.levels}
         codecs = {level: fit_codec(spec.codec, tokens) for level, tokens in sample.items()}
@@ -142,7 +189,7 @@ class _Extractor:
         store, name = self._store, self._teacher.spec.name
         codecs = {level: store.codec(name, level) for level in self._teacher.spec.levels}
         rows = store.good_rows(block)
-        params = self._draw(block, view)
+        params = drawn(store, self._policy, block, view)
         codes = {level: [_no_codes(spec, codecs[level])] for level, spec in self._teacher.spec.levels.items()}
         hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
         done = 0
@@ -155,16 +202,6 @@ class _Extractor:
         self._commit_view(block, view, params, hashes)
         together = {level: np.concatenate(batches) for level, batches in codes.items()}
         commit_features(store, name, view, block, together, rows, {})
-
-    def _draw(self, block: int, view: int) -> npt.NDArray[np.int32]:
-        """int32 [rows, P]: the parameters of a view, as recorded or else as the policy draws them."""
-        if self._store.done(layout.views_unit(view, block)):
-            return self._store.view_params(view, block)
-        drawn = np.full((self._store.plan.blocks[block].num_rows, len(FIELDS)), layout.MISSING_PARAM, np.int32)
-        for i, sample in enumerate(self._store.samples(block)):
-            if sample.reason is None:
-                drawn[i] = draw(self._policy, sample.key, sample.width, sample.height, view)
-        return drawn
 
     def _commit_view(
         self, block: int, view: int, params: npt.NDArray[np.int32], hashes: npt.NDArray[np.uint64]

@@ -1,17 +1,21 @@
 """`ingest`: source images become blocks of a store. The last step that needs the original data."""
 
+import errno
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import CorruptError, DataError, ResourceError
 from stillhouse.core.events import Reporter
+from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
 from stillhouse.storage.decode import BadImage, decode, pixel_hash
 from stillhouse.storage.index import SampleRow
+from stillhouse.storage.redo import noted_redo
+from stillhouse.storage.room import require_room, require_writable
 from stillhouse.storage.specs import TRAIN, StoreSpec
 from stillhouse.storage.store import Store, require_spec
 from stillhouse.storage.writer import BlockSample, commit_images
@@ -22,6 +26,8 @@ from .policies import ViewPolicyConfig
 from .sources import Item, Source, open_source
 
 DECODE_THREADS = 2
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
+"""What a machine or a network disk says that is in trouble. An image must not stay out of a store for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +41,62 @@ class IngestResult:
     seconds: float
 
 
-def ingest(root: Path, config: IngestConfig, views: ViewPolicyConfig, reporter: Reporter) -> IngestResult:
+def ingest(
+    root: Path, config: IngestConfig, views: ViewPolicyConfig, reporter: Reporter, *, only_noted: bool = False
+) -> IngestResult:
     """Write every missing block of images; blocks that are there are left alone.
 
     When all blocks are there the source is not opened at all.
 
+    Args:
+        only_noted: just the blocks that are noted to be made anew.
+
     Raises:
         DataError: the source is empty, has duplicate keys, or no readable image for training.
         SpecMismatchError: `root` holds a store of another spec or another listing.
+        ResourceError: the store may not be written to, or its disk has no room for the images.
     """
     spec = StoreSpec(ingest=config.model_dump(mode="json"), views=views.model_dump(mode="json"))
     found = _complete_store(root, spec)
     if found is not None:
         return _result(found, 0, 0.0)
+    require_writable(root)
     source = open_source(config.source)
     planned = plan_blocks(source.items(), config)
     store = Store.create(root, spec, planned.store)
     todo = [b for b in range(len(planned.items)) if not store.done(layout.images_unit(b))]
+    if only_noted:
+        todo = [b for b in todo if noted_redo(root, layout.images_unit(b)) is not None]
     total = sum(len(planned.items[b]) for b in todo)
-    with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool, reporter.task("ingest", total) as task:
+    with worker_threads(DECODE_THREADS, "decode") as pool, reporter.task("ingest", total) as task:
         for block in todo:
+            were_good = _were_good(store, block)
 
-            def samples(items: tuple[Item, ...] = planned.items[block]) -> Iterator[BlockSample]:
+            def samples(
+                items: tuple[Item, ...] = planned.items[block], were_good: set[str] = were_good
+            ) -> Iterator[BlockSample]:
                 for sample in pool.map(lambda item: read_sample(source, item), items):
+                    if sample.row.reason is not None and sample.row.key in were_good:
+                        _refuse_lost(store, sample.row)
                     task.advance(1)
                     yield sample
 
+            if block in todo[:2]:  # then there is a block to judge by
+                require_room(root, _bytes_to_write(store, todo), "ingest")
             commit_images(store, block, samples())
             reporter.event("block", step="ingest", block=block)
     return _result(store, len(todo), task.seconds)
+
+
+def _bytes_to_write(store: Store, todo: Sequence[int]) -> int:
+    """What the missing blocks will take, were they like those that are there; 0 as long as there is none."""
+    blocks = store.plan.blocks
+    units = {block: layout.images_unit(block) for block in range(len(blocks))}
+    found = {block: store.record(unit) for block, unit in units.items() if not noted_redo(store.root, unit)}
+    there = {block: record for block, record in found.items() if record is not None}
+    num_bytes = sum(entry.num_bytes for record in there.values() for entry in record.objects)
+    left = sum(blocks[block].num_rows for block in todo if block not in there)
+    return left * num_bytes // max(1, sum(blocks[block].num_rows for block in there))
 
 
 def _complete_store(root: Path, spec: StoreSpec) -> Store | None:
@@ -76,15 +109,36 @@ def _complete_store(root: Path, spec: StoreSpec) -> Store | None:
     return store if done and store.done("layout") else None
 
 
+def _were_good(store: Store, block: int) -> set[str]:
+    """Keys of a block that is made anew whose images could be used before, as far as that can be read."""
+    try:
+        return {sample.key for sample in Store(store.root, store.spec, store.plan).samples(block) if not sample.reason}
+    except CorruptError:
+        return set()
+
+
+def _refuse_lost(store: Store, row: SampleRow) -> NoReturn:
+    message = f"image {row.key!r} was in store {store.root} and cannot be read from the source now ({row.reason})"
+    raise DataError(message, hint="bring it back, then run the same command again")
+
+
 def read_sample(source: Source, item: Item) -> BlockSample:
-    """Read and check one image; what cannot be used gets a reason and no bytes."""
+    """Read and check one image; what cannot be used gets a reason and no bytes.
+
+    Raises:
+        ResourceError: it cannot be read now, for a reason that is not the image's own.
+    """
     data = b""
     try:
         data = source.read(item)
         image = decode(data)
     except BadImage as error:
         return _quarantined(item, error.reason, data)
-    except (DataError, OSError):
+    except (DataError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _PASSING:
+            message = f"image {item.key!r} cannot be read now: {cause.strerror}"
+            raise ResourceError(message, hint="run the same command again when it can be") from error
         return _quarantined(item, "unreadable", data)
     row = SampleRow(
         key=item.key,

@@ -15,7 +15,8 @@ import safetensors.torch
 from torch import Tensor
 
 from stillhouse.core.errors import CorruptError, ResourceError
-from stillhouse.storage.commit import disk_errors, publish_folder, read_signed_json, signed_json, write_synced
+from stillhouse.storage.disk import disk_errors, names_in, publish_folder, replace_file, write_synced
+from stillhouse.storage.signed_json import read_signed_json, signed_json
 
 KEEP = 2
 _TENSORS = "state.safetensors"
@@ -51,7 +52,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest whole checkpoint below `folder`, and the damaged ones that are newer than it."""
     damaged: list[Path] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in (folder / name for name in reversed(names_in(folder)) if name.startswith("step-")):
         found = _load(path)
         if found is not None:
             return found, damaged
@@ -74,9 +75,10 @@ def truncate_jsonl(path: Path, last_step: int) -> None:
     """Drop the lines of a metrics log beyond `last_step`, which a resumed run will write again."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of(line) <= last_step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= last_step)
+    if kept != text:  # replaced as one: a kill here must not cost the lines of steps that are not run again
+        replace_file(path, kept.encode())
 
 
 def _step_of(line: str) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from stillhouse.storage.commit import canonical_json, disk_errors, publish_folder, write_synced
+from stillhouse.storage.disk import disk_errors, publish_folder, write_synced
+from stillhouse.storage.signed_json import canonical_json
 
 from .students import Student
 

@@ -1,15 +1,19 @@
 """`distill`: train one student from a store. No teacher, no original data, no network."""
 
+import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
-from stillhouse.storage.commit import canonical_json, only_process_in, read_json, replace_file
+from stillhouse.core.stops import stops_wait
+from stillhouse.storage.disk import only_process_in, replace_file
 from stillhouse.storage.seal import Seal, content_digest, latest_seal
+from stillhouse.storage.signed_json import canonical_json, read_json
 from stillhouse.storage.specs import TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
 
@@ -81,12 +85,42 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
                 raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
             trainer.begin(loader.steps_per_epoch)
             _resume(trainer, folder, identity, reporter)
-            seconds = _train(trainer, loader, folder, identity, reporter)
-        result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
+            with _Checkpoints(trainer, folder / "checkpoints", identity) as checkpoints:
+                seconds = _train(trainer, loader, folder, checkpoints, reporter)
+                result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
     return result, True
 
 
-def _train(trainer: Trainer, loader: Loader, folder: Path, identity: dict[str, Any], reporter: Reporter) -> float:
+class _Checkpoints:
+    """Saves a run when it is told to, and when it is stopped: no step is lost to a stop. A context manager."""
+
+    def __init__(self, trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+        self._trainer, self._folder, self._identity = trainer, folder, identity
+        self._saved, self._whole = trainer.step, True
+
+    def save(self) -> None:
+        """Write the checkpoint of this step."""
+        save_checkpoint(self._folder, self._trainer.step, self._trainer.checkpoint(self._identity))
+        self._saved = self._trainer.step
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """A step with all that belongs to it; a stop waits for its end."""
+        with stops_wait():
+            self._whole = False
+            yield
+            self._whole = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt and self._whole and self._saved < self._trainer.step:
+            with stops_wait(signal.SIGALRM):
+                self.save()
+
+
+def _train(trainer: Trainer, loader: Loader, folder: Path, checkpoints: _Checkpoints, reporter: Reporter) -> float:
     """The loop: batch, step, log, checkpoint. Returns the seconds it took, those of earlier sittings included."""
     config, total = trainer.config, trainer.num_steps
     earlier, begin = trainer.seconds, time.monotonic()
@@ -95,14 +129,15 @@ def _train(trainer: Trainer, loader: Loader, folder: Path, identity: dict[str, A
         waited = time.monotonic()
         for batch in _batches(loader, trainer.step, total):
             wait_s = time.monotonic() - waited
-            losses = trainer.train_step(batch)
-            trainer.seconds = earlier + time.monotonic() - begin
-            if trainer.step % config.log_steps == 0 or trainer.step == total:
-                shown = log.write(trainer.step, trainer.lr, losses, wait_s)
-                task.advance(0, f"loss {shown:.4f}")
-            if trainer.step % config.checkpoint_steps == 0 and trainer.step < total:
-                save_checkpoint(folder / "checkpoints", trainer.step, trainer.checkpoint(identity))
-            task.advance(config.batch)
+            with checkpoints.step():
+                losses = trainer.train_step(batch)
+                trainer.seconds = earlier + time.monotonic() - begin
+                if trainer.step % config.log_steps == 0 or trainer.step == total:
+                    shown = log.write(trainer.step, trainer.lr, losses, wait_s)
+                    task.advance(0, f"loss {shown:.4f}")
+                if trainer.step % config.checkpoint_steps == 0 and trainer.step < total:
+                    checkpoints.save()
+                task.advance(config.batch)
             waited = time.monotonic()
     return trainer.seconds
 

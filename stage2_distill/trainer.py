@@ -181,7 +181,8 @@ class Trainer:
         for name, parameter in self._trained():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}.{key}"] = value
-        return Checkpoint(tensors, {"identity": identity, "step": self.step, "seconds": self.seconds})
+        facts = {"identity": identity, "step": self.step, "seconds": self.seconds, "last_losses": self.last_losses}
+        return Checkpoint(tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same config; every tensor must be there."""
@@ -194,6 +195,7 @@ class Trainer:
             state = _below(tensors, f"optimiser.{name}.")
             self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in state.items()}
         self.step, self.seconds = int(checkpoint.facts["step"]), float(checkpoint.facts["seconds"])
+        self.last_losses = dict(checkpoint.facts.get("last_losses", {}))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,19 +12,25 @@ Raises of every function: EOFError when the file is cut short, ValueError when i
 IndexError never.
 """
 
+import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_PARTS = 1 << 18  # segments or chunks of one file; walking more is a way to waste time, not a photograph
 MAX_JPEG_SCANS = 100  # encoders write about ten; a scan costs the time of a whole image whatever its size
+MAX_JPEG_HEAD = 1 << 20  # tables in front of the first scan; a few thousand bytes are usual, and PIL walks each slowly
+MAX_JPEG_FILL = 1 << 16  # bytes of 0xff in one run inside a scan; PIL reads a run again for every 64 KiB of it
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\x01\xd0-\xd8]")  # not those without a length; EOI is handled
 JPEG_METADATA = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}
+JPEG_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the segments that hold height and width
+GIF_GRAPHIC_CONTROL = 0xF9
+BMP_RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")
 BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 # Files that are images, but of no format that we decode; named so that the message can say what to convert.
 OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
@@ -54,11 +60,13 @@ class Parts:
         data: a file of the same format without the parts that do not matter.
         exif: the EXIF block as found, empty when there is none.
         size: (width, height) by the header; None where PIL reads it safely itself.
+        extra: bytes that decoding takes beside `data` and 4 a pixel.
     """
 
     data: bytes
     exif: bytes = b""
     size: tuple[int, int] | None = None
+    extra: int = 0
 
 
 def sniff(data: bytes) -> str | None:
@@ -72,7 +80,7 @@ def sniff(data: bytes) -> str | None:
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
-        return "BMP"
+        return "run-length coded BMP" if data[30:34] in BMP_RUN_LENGTHS and data[14] >= 40 else "BMP"
     return next((name for start, magic, name in OTHER_FORMATS if data.startswith(magic, start)), None)
 
 
@@ -100,9 +108,9 @@ def walk_jpeg(data: bytes) -> Parts:
 
     APP0 (JFIF) and APP14 (Adobe) stay: they decide the colour transform.
     """
-    kept, exif = [b"\xff\xd8"], b""
-    size: tuple[int, int] | None = None
-    position, first_scan, num_scans = 2, 0, 0
+    view, exif = memoryview(data), b""
+    kept, frame = [view[:2]], view[:0]
+    position, first_scan, num_scans, head_bytes = 2, 0, 0, 0
     for _ in range(MAX_PARTS):
         found = JPEG_MARKER.search(data, position)
         if found is None:
@@ -120,18 +128,35 @@ def walk_jpeg(data: bytes) -> Parts:
         if code == 0xDA:
             num_scans, first_scan = num_scans + 1, first_scan or mark
         elif not num_scans:
-            if code in JPEG_FRAMES and length >= 7:
-                height, width = struct.unpack_from(">HH", data, start + 3)
-                size = width, height
+            if code in JPEG_FRAMES and length >= 8:
+                frame = view[start - 1 : position]
             if code == 0xE1 and data[start + 2 : start + 8] == b"Exif\0\0":
                 exif = exif or data[start + 2 : position]
             if code not in JPEG_METADATA:
-                kept.append(data[mark:position])
+                kept.append(view[mark:position])
+                head_bytes += position - mark
     else:
         raise ValueError(f"more than {MAX_PARTS} JPEG segments")
+    if head_bytes > MAX_JPEG_HEAD:
+        raise ValueError(f"{head_bytes} bytes of JPEG tables; at most {MAX_JPEG_HEAD} are read")
+    if data.find(b"\xff" * MAX_JPEG_FILL, first_scan, start) >= 0:
+        raise ValueError(f"{MAX_JPEG_FILL} fill bytes or more in the JPEG scans")
     if not 1 <= num_scans <= MAX_JPEG_SCANS:
         raise ValueError(f"{num_scans} JPEG scans; from 1 to {MAX_JPEG_SCANS} are read")
-    return Parts(b"".join((*kept, data[first_scan:start])), exif, size)
+    size, extra = None, 0
+    if frame:
+        height, width = struct.unpack_from(">HH", frame, 4)
+        size = width, height
+        if num_scans > 1 or frame[0] in JPEG_PROGRESSIVE or data[first_scan + 4] != frame[8]:
+            extra = 2 * _jpeg_samples(width, height, frame[9:])
+    return Parts(b"".join((*kept, view[first_scan:start])), exif, size, extra)
+
+
+def _jpeg_samples(width: int, height: int, components: memoryview) -> int:
+    """How many samples a decoder keeps that must keep all of them, the edges of blocks included."""
+    factors = [(byte >> 4, byte & 15) for byte in components[1::3]]
+    most_x, most_y = max(1, *(x for x, _ in factors)), max(1, *(y for _, y in factors))
+    return sum(math.ceil(width * x / most_x / 8 + x) * math.ceil(height * y / most_y / 8 + y) * 64 for x, y in factors)
 
 
 def walk_png(data: bytes) -> Parts:
@@ -175,7 +200,9 @@ def walk_webp(data: bytes) -> Parts:
             exif = data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
         if position >= end:
-            return Parts(data[:end], exif, _webp_size(data[12:30]))
+            width, height = _webp_size(data[12:30])
+            # libwebp keeps two canvases, and hands over a third that PIL reads the image from.
+            return Parts(data[:end], exif, (width, height), 12 * width * height + end)
     raise ValueError(f"more than {MAX_PARTS} WebP chunks")
 
 
@@ -192,10 +219,53 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     raise ValueError(f"the first WebP chunk is {kind!r}")
 
 
+def walk_gif(data: bytes) -> Parts:
+    """Header, palettes, graphic controls and frame 0. Comments and the frames behind it are left out."""
+    view, position = memoryview(data), 13
+    if len(data) < position:
+        raise EOFError(f"a GIF of {len(data)} bytes")
+    position += _gif_palette_bytes(data[10])
+    kept = [view[:position]]
+    steps = iter(range(MAX_PARTS))  # of blocks and of their sub-blocks together
+    for _ in steps:
+        mark, kind = position, data[position : position + 1]
+        if kind == b"!":
+            position = _gif_end(data, mark + 2, steps)
+            if data[mark + 1] == GIF_GRAPHIC_CONTROL:
+                kept.append(view[mark:position])
+        elif kind == b"," and len(data) >= mark + 10:
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, mark + 1)
+            position = _gif_end(data, mark + 11 + _gif_palette_bytes(flags), steps)
+            canvas_width, canvas_height = struct.unpack_from("<HH", data, 6)
+            # A canvas is as large as its frames need, whatever it says.
+            size = max(canvas_width, left + width), max(canvas_height, top + height)
+            return Parts(b"".join((*kept, view[mark:position], b";")), b"", size)
+        elif kind in (b",", b";", b""):
+            raise EOFError(f"the GIF ends at byte {mark} without a frame")
+        else:
+            position += 1  # stray bytes between blocks, which some writers leave
+    raise ValueError(f"more than {MAX_PARTS} GIF blocks")
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 6 << (flags & 7) if flags & 128 else 0
+
+
+def _gif_end(data: bytes, position: int, steps: Iterator[int]) -> int:
+    """Where the sub-blocks that begin at `position` end."""
+    for _ in steps:
+        if position >= len(data):
+            raise EOFError(f"a GIF block ends behind the last of {len(data)} bytes")
+        if not data[position]:
+            return position + 1
+        position += 1 + data[position]
+    raise ValueError(f"more than {MAX_PARTS} GIF blocks")
+
+
 WALKS: Mapping[str, Callable[[bytes], Parts]] = {
     "JPEG": walk_jpeg,
     "PNG": walk_png,
     "WEBP": walk_webp,
-    "GIF": Parts,
+    "GIF": walk_gif,
     "BMP": Parts,
 }

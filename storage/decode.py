@@ -2,7 +2,10 @@
 
 1. Formats: JPEG, PNG, WebP, GIF, BMP, told by content; names do not matter. TIFF is refused: it is a family of codecs,
    sample types and page layouts that no short rule covers, and its decoders have a long record of security holes.
-2. At most 256 MiB encoded and 64 megapixels, read from the header before a pixel is decoded.
+   Run-length coded BMP is refused: nobody decodes it fast and alike.
+2. At most 256 MiB encoded, 65535 pixels a side and 64 megapixels, read from the header before a pixel is decoded; and
+   no more than decode in 512 MiB of memory. That takes the encoded bytes and 4 bytes a pixel; 2 more for each stored
+   sample of a JPEG of several scans, which must hold all of them; for WebP the encoded bytes twice and 16 a pixel.
 3. Frame 0 of an animation; the default image of an APNG.
 4. Gray of 16 bits is shifted right by 8 (PIL's own conversion clips it to white); colour of 16 bits likewise.
 5. Alpha, palette transparency and 8-bit colour keys are composited on white. CMYK by PIL's profile-free formula.
@@ -15,7 +18,7 @@
 import hashlib
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -28,6 +31,11 @@ from .containers import WALKS, Parts, orientation, sniff
 
 MAX_ENCODED_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 65535
+"""What JPEG and GIF can say; a PNG or BMP may say more, and PIL takes 8 bytes a row however short the row is."""
+MAX_DECODE_BYTES = 512 << 20
+BAND_PIXELS = 1 << 20
+"""Pixels converted at a time, so that a conversion never holds a third copy of an image."""
 WHITE = (255, 255, 255)
 
 Reason = Literal[
@@ -48,7 +56,10 @@ REASONS: Mapping[Reason, str] = {
     "not-an-image": "remove it from the source",
     "format": f"convert it to one of {', '.join(WALKS)}",
     "zero-size": "remove it from the source",
-    "too-many-pixels": f"shrink it to at most {MAX_PIXELS // 10**6} megapixels",
+    "too-many-pixels": (
+        f"shrink it to at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels a side, "
+        "to 24 megapixels if it is WebP or progressive JPEG"
+    ),
     "mode": "convert it to 8-bit RGB",
     "truncated": "copy the file again",
     "corrupt": "copy the file again, or remove it",
@@ -101,21 +112,24 @@ def decode(data: bytes) -> Image.Image:
     """
     name = _admit(data)
     try:
-        parts = WALKS[name](data)
-        if parts.size is not None:
-            _check_size(parts.size)
-        return _render(name, parts)
+        loaded, turn = _load(name, data)
+        pixels = _to_rgb(loaded)
+        del loaded
+        upright = pixels if turn is None else pixels.transpose(turn)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # PIL raises nearly anything on damaged bytes
         raise BadImage(*_explain(name, error)) from error
+    upright.info = {}
+    return upright
 
 
 def pixel_hash(image: Image.Image) -> int:
     """RGB image -> uint64: BLAKE2b-64 of width and height (u32le) and the RGB bytes, rows from the top."""
     assert image.mode == "RGB", image.mode
     digest = hashlib.blake2b(struct.pack("<II", *image.size), digest_size=8)
-    digest.update(image.tobytes())
+    for _, band in _bands(image):
+        digest.update(band.tobytes())
     return int.from_bytes(digest.digest(), "little")
 
 
@@ -147,22 +161,50 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise BadImage("zero-size", f"{width} x {height} pixels")
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
         raise BadImage("too-many-pixels", f"{width} x {height} pixels declared")
 
 
-def _render(name: str, parts: Parts) -> Image.Image:
+def _check_memory(size: tuple[int, int], parts: Parts) -> None:
+    needed = len(parts.data) + 4 * size[0] * size[1] + parts.extra
+    if needed > MAX_DECODE_BYTES:
+        detail = f"{size[0]} x {size[1]} pixels so coded take {needed >> 20} MiB to decode"
+        raise BadImage("too-many-pixels", f"{detail}, the limit is {MAX_DECODE_BYTES >> 20}")
+
+
+def _load(name: str, data: bytes) -> tuple[Image.Image, Image.Transpose | None]:
+    """The pixels as stored, and how to turn them upright. What the decoder held is free again on return."""
+    parts = WALKS[name](data)
+    if parts.size is not None:
+        _check_size(parts.size)
+        _check_memory(parts.size, parts)
     with _PLUGINS[name](io.BytesIO(parts.data)) as image:
         _check_size(image.size)
         image.load()
-        pixels = _to_rgb(image)
-    turn = _UPRIGHT.get(orientation(parts.exif))
-    upright = pixels if turn is None else pixels.transpose(turn)
-    upright.info = {}
-    return upright
+        # A plain image that shares these pixels: `copy` would hold them twice.
+        return image._new(image.im), _UPRIGHT.get(orientation(parts.exif))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.width * image.height <= BAND_PIXELS:
+        return _flat(image)
+    canvas = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        canvas.paste(_flat(band), (0, top))
+    return canvas
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, copy of the rows) of one band after the other, from the top."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Any mode that the rule covers -> RGB, for each pixel by itself."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # which of them a 16-bit PNG opens as depends on Pillow
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

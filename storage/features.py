@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stillhouse.core.errors import CorruptError
+
 from . import layout
 from .crc import CRC_BYTES
+from .foreign import regular_file
 from .shards import Rows, ShardReader
 
 if TYPE_CHECKING:
@@ -28,6 +31,11 @@ class Features:
         def load() -> tuple[int, int, np.dtype[Any]]:
             levels = store.teacher(teacher).levels
             code_type = store.codec(teacher, level).code_type
+            path = f"{layout.features_array(teacher, level)}/zarr.json"
+            told = store.metadata(layout.codecs_unit(teacher), path)
+            if told["shape"][2:] != [levels[level].num_tokens, code_type.width] or told["data_type"] != code_type.dtype:
+                message = f"{store.root / path} says {told['shape']} {told['data_type']}, its codec something else"
+                raise CorruptError(message, hint=f"run `stillhouse verify {store.root}`")
             return levels[level].num_tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
 
         self.num_tokens, self.width, self.dtype = store.cached(("row", teacher, level), load)
@@ -56,8 +64,9 @@ class Features:
             CorruptError: bytes on disk are not the bytes that were written.
         """
         rows = self._store.good_rows(block) if rows is None else np.asarray(rows, np.int64)
+        shard = self._shard(view, block)
         out = self.buffer(len(rows)) if out is None else out
-        self._shard(view, block).read(rows, out)
+        shard.read(rows, out)
         return self.codes(out)
 
     def window(self, view: int, blocks: Sequence[int], out: Rows | None = None) -> "Window":
@@ -79,7 +88,7 @@ class Features:
         def load() -> ShardReader:
             entry = self._store.entry(unit, path, what)
             fingerprint = self._store.require(unit, what).facts.get("fingerprints", {}).get(self.level)
-            place = self._store.root / path
+            place = regular_file(self._store.root, path)
             num_rows = self._store.plan.block_samples
             return ShardReader(place, num_rows, self.row_bytes, entry.num_bytes, fingerprint=fingerprint)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from stillhouse.core.errors import CorruptError, MissingError
 
-from .commit import disk_errors
 from .crc import crc32c
+from .disk import disk_errors
 
 SECTOR = 512
+MAX_ENCODED_BYTES = 256 << 20
 
 
 def member_header(name: str, num_bytes: int) -> bytes:
@@ -56,7 +57,7 @@ class ImageReader:
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise MissingError(f"images {path} are not there", hint="run `stillhouse verify` on the store") from None
-        size = os.fstat(self._fd).st_size
+        self._size = size = os.fstat(self._fd).st_size
         if size != num_bytes:
             os.close(self._fd)
             raise CorruptError(f"{path} has {size} bytes, its record says {num_bytes}", hint="run `stillhouse verify`")
@@ -64,6 +65,11 @@ class ImageReader:
 
     def read(self, offset: int, length: int, crc: int, key: str) -> bytes:
         """The encoded bytes of one image, checked against the index."""
+        if not (0 <= offset <= self._size and 0 <= length <= min(self._size - offset, MAX_ENCODED_BYTES)):
+            place = f"{length} bytes at offset {offset}"
+            raise CorruptError(
+                f"image {key!r} is {place} of {self.path}, which has {self._size} bytes", hint="run `stillhouse verify`"
+            )
         with disk_errors(self.path):
             data = os.pread(self._fd, length, offset)
         if len(data) != length or crc32c(data) != crc:

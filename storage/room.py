@@ -6,14 +6,14 @@ from pathlib import Path
 
 from stillhouse.core.errors import ResourceError
 
-from .commit import disk_errors
+from .disk import disk_errors
 
 
 def require_writable(folder: Path) -> None:
     """ResourceError unless files can be made in `folder`, or where it is going to be made."""
     there = _nearest(folder)
     with disk_errors(folder):
-        if not os.access(there, os.W_OK | os.X_OK):
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
             number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
             raise OSError(number, os.strerror(number))
 

@@ -9,19 +9,11 @@ from typing import Any
 
 from stillhouse.core.errors import CorruptError, MissingError
 
-from . import layout
-from .commit import (
-    ObjectEntry,
-    Record,
-    canonical_json,
-    create_once,
-    publish,
-    read_json,
-    read_record,
-    read_signed_json,
-    replace_file,
-    signed_json,
-)
+from . import foreign, layout
+from .commit import publish_decided
+from .disk import create_once, names_in, replace_file
+from .records import ObjectEntry, Record, read_record
+from .signed_json import canonical_json, read_json, read_signed_json, signed_json
 from .store import RESTORE, Store
 
 
@@ -77,14 +69,16 @@ def latest_seal(root: Path) -> Seal | None:
         CorruptError: the seal is not the bytes that were written.
     """
     folder = root / layout.SEALS
-    generations = [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+    paths = [folder / name for name in names_in(folder) if name.endswith(".json")]
+    generations = [int(path.stem) for path in paths if path.stem.isdecimal()]
     if not generations:
         return None
     path = folder / _seal_name(max(generations))
     hint = "delete that file; the next `stillhouse extract` seals again"
-    body = read_signed_json(path, hint)
+    body = read_signed_json(path, hint, root=root)
     if body is None:
         raise CorruptError(f"{folder} holds a seal of another name than {path.name}", hint=hint)
+    foreign.check_seal(body, str(path))
     return Seal(body["generation"], body["content_sha256"], tuple(ObjectEntry(*entry) for entry in body["objects"]))
 
 
@@ -130,7 +124,7 @@ def _publish_staged(root: Path, found: list[Record]) -> None:
     """Publish what a process that died, or is slow, has decided and not published: a sealed store is all there."""
     for record in found:
         if (root / layout.STAGE / record.attempt).is_dir():
-            publish(root, record)
+            publish_decided(root, record.unit)
 
 
 def root_metadata(store: Store, sealed: Seal | None) -> bytes:
@@ -155,13 +149,15 @@ def _member_metadata(root: Path, sealed: Seal) -> dict[str, Any]:
     for entry in sealed.objects:
         if entry.path.endswith("/zarr.json"):
             with contextlib.suppress(CorruptError):
-                members[entry.path.removesuffix("/zarr.json")] = read_json(root / entry.path, RESTORE)
+                members[entry.path.removesuffix("/zarr.json")] = read_json(
+                    root / entry.path, RESTORE, root=root, max_bytes=foreign.MAX_ARRAY_JSON_BYTES
+                )
     return members
 
 
 def store_id(root: Path) -> str:
     """The random name that the store got when it was made; copies keep it."""
-    body = read_signed_json(root / layout.ID, RESTORE)
+    body = read_signed_json(root / layout.ID, RESTORE, root=root)
     if body is None:
         raise MissingError(f"{layout.ID} is not in store {root}", hint=RESTORE)
-    return str(body["store_id"])
+    return foreign.text(body.get("store_id"), str(root / layout.ID), "store_id", 64)

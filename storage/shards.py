@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError, MissingError
 
-from .commit import disk_errors
 from .crc import CRC_BYTES, RESIDUE, append_crcs, crc32c, run_residue, with_crc, without_crc
+from .disk import disk_errors
 from .zstd_rows import compress, decompress, largest_frame
 
 ABSENT = np.uint64(2**64 - 1)

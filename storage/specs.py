@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
 
-from .commit import canonical_json
 from .foreign import MAX_BLOCK_ROWS, MAX_DIM, MAX_INNER_CHUNK_BYTES, MAX_LEVELS, MAX_TEXT, MAX_TOKENS
 from .layout import FORMAT_VERSION, NAME
+from .signed_json import canonical_json
 
 TRAIN = "train"
 """The split whose blocks have views and features."""
@@ -27,7 +27,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 class StoreSpec(Config):
     """What a store is made of. Two stores of equal spec and source have equal content."""
 
-    format_version: int = Field(default=FORMAT_VERSION, ge=1)
+    format_version: int = Field(default=FORMAT_VERSION, strict=True, ge=1)
     ingest: dict[str, Any]
     """Source, splits, block size and seed, as the config gave them."""
     views: dict[str, Any]
@@ -56,7 +56,7 @@ class BlockPlan(Config):
     """One block: rows [block * block_samples, block * block_samples + num_rows) of one split."""
 
     split: Text
-    num_rows: int = Field(ge=1, le=MAX_BLOCK_ROWS)
+    num_rows: int = Field(strict=True, ge=1, le=MAX_BLOCK_ROWS)
     keys_sha256: Sha256
     """Of the block's keys in row order, each followed by a newline."""
 
@@ -64,7 +64,7 @@ class BlockPlan(Config):
 class StorePlan(Config):
     """Which samples are in which block. Decided once, before the first image is read."""
 
-    block_samples: int = Field(ge=1, le=MAX_BLOCK_ROWS)
+    block_samples: int = Field(strict=True, ge=1, le=MAX_BLOCK_ROWS)
     blocks: tuple[BlockPlan, ...] = Field(max_length=MAX_BLOCKS)
 
     @model_validator(mode="after")
@@ -97,8 +97,8 @@ class StorePlan(Config):
 class LevelSpec(Config):
     """One token kind of a teacher."""
 
-    num_tokens: int = Field(ge=1, le=MAX_TOKENS)
-    dim: int = Field(ge=1, le=MAX_DIM)
+    num_tokens: int = Field(strict=True, ge=1, le=MAX_TOKENS)
+    dim: int = Field(strict=True, ge=1, le=MAX_DIM)
     grid: tuple[int, int] | None = None
     """Rows and columns of patch tokens; None for cls."""
 
@@ -116,7 +116,7 @@ class Preprocessing(Config):
 
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Finite, Finite, Finite]
-    size: int = Field(ge=1, le=MAX_VIEW_SIZE)
+    size: int = Field(strict=True, ge=1, le=MAX_VIEW_SIZE)
 
 
 class TeacherSpec(Config):

@@ -20,25 +20,17 @@ import numpy.typing as npt
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, StillhouseError, UsageError
 
-from . import foreign, layout
+from . import foreign, layout, zarr_rules
 from .codecs import Codec, load_codec
-from .commit import (
-    Attempt,
-    ObjectEntry,
-    Record,
-    canonical_json,
-    create_once,
-    disk_errors,
-    noted_redo,
-    publish,
-    read_record,
-    read_signed_json,
-    signed_json,
-)
-from .crc import without_crc
+from .commit import Attempt, publish_decided
+from .crc import CRC_BYTES, without_crc
+from .disk import create_once, disk_errors, names_in
 from .features import Features
 from .images import ImageReader
-from .index import BlockIndex, decode_index
+from .index import MAX_DECODED_BYTES, BlockIndex, decode_index
+from .records import ObjectEntry, Record, read_record
+from .redo import noted_redo
+from .signed_json import canonical_json, read_signed_json, signed_json
 from .specs import StorePlan, StoreSpec, TeacherSpec, spec_differences
 from .views import FIELDS
 
@@ -104,18 +96,20 @@ class Store:
         return store
 
     def check_metadata(self, *, damaged: bool = False) -> None:
-        """Hold every zarr.json against the rules of `storage/foreign.py`. Reads no more than those and their records.
+        """Hold every zarr.json against the rules of `storage/zarr_rules.py`, and look for links that lead elsewhere.
+
+        Reads no more than those files and their records.
 
         Call it before a Zarr reader gets a store that somebody else wrote.
 
         Args:
-            damaged: let pass what is not what its record says, as `open` does: nothing here is read by it, and `verify`
-                names and mends it.
+            damaged: let pass what is not what its record says, and do not look for links, as `open` does: nothing here
+                is read by such a file, and `verify` names it.
 
         Raises:
             CorruptError: names the file and the rule that it breaks.
         """
-        sizes = foreign.Sizes(self.spec.num_views, self.plan.num_rows, self.plan.block_samples, len(FIELDS))
+        sizes = zarr_rules.Sizes(self.spec.num_views, self.plan.num_rows, self.plan.block_samples, len(FIELDS))
         recorded: dict[str, str] = {}
         for unit in ("layout", *map(layout.codecs_unit, self._teacher_names("units/codecs"))):
             try:
@@ -125,7 +119,9 @@ class Store:
                     raise
             else:
                 recorded |= {entry.path: entry.sha256 for entry in record.objects} if record else {}
-        foreign.check_tree(self.root, sizes, recorded, damaged=damaged)
+        zarr_rules.check_tree(self.root, sizes, recorded, damaged=damaged)
+        if not damaged:
+            zarr_rules.check_files(self.root)
 
     def commit_layout(self) -> None:
         """Commit the metadata of the arrays that every store has, unless it is there."""
@@ -163,13 +159,7 @@ class Store:
 
     def done(self, unit: str) -> bool:
         """True when the unit is decided and not to be made anew; also finishes a publication that a crash cut short."""
-        if noted_redo(self.root, unit) is not None:
-            return False
-        record = self.record(unit)
-        if record is None:
-            return False
-        publish(self.root, record)
-        return True
+        return noted_redo(self.root, unit) is None and publish_decided(self.root, unit) is not None
 
     def require(self, unit: str, what: str) -> Record:
         """The decision about a unit that must be there."""
@@ -211,13 +201,21 @@ class Store:
         """The rows of a block, quarantined ones included (they have a `reason`)."""
         unit, path = layout.images_unit(block), layout.index_path(block)
         entry = self.entry(unit, path, f"images of block {block}")
-        return self.cached(("index", path), lambda: decode_index(self._object(entry), str(self.root / path)))
+        rows = self.plan.blocks[block].num_rows
+        return self.cached(
+            ("index", path),
+            lambda: decode_index(self._object(entry, MAX_DECODED_BYTES), str(self.root / path), rows),
+        )
 
     def good_rows(self, block: int) -> npt.NDArray[np.int64]:
         """Row numbers inside the block of the samples that are not quarantined."""
         record = self.require(layout.images_unit(block), f"images of block {block}")
         good = np.ones(self.plan.blocks[block].num_rows, np.bool_)
-        good[[bad["row"] for bad in record.facts["quarantined"]]] = False
+        rows = [bad["row"] for bad in record.facts["quarantined"]]
+        if max(rows, default=-1) >= len(good):
+            message = f"{layout.record_path(record.unit)} has row {max(rows)} in quarantine of a block of {len(good)}"
+            raise CorruptError(message, hint=RESTORE)
+        good[rows] = False
         return np.flatnonzero(good)
 
     def image_bytes(self, block: int, row: int) -> bytes:
@@ -227,39 +225,63 @@ class Store:
             raise MissingError(f"sample {sample.key!r} is in quarantine ({sample.reason}) and has no image")
         path = layout.images_path(block)
         entry = self.entry(layout.images_unit(block), path, f"images of block {block}")
-        reader = self.cached(("images", path), lambda: ImageReader(self.root / path, entry.num_bytes))
+        reader = self.cached(
+            ("images", path), lambda: ImageReader(foreign.regular_file(self.root, path), entry.num_bytes)
+        )
         return reader.read(sample.offset, sample.length, sample.crc32c, sample.key)
 
     # --- views ---------------------------------------------------------------------------------------------------
 
     def view_params(self, view: int, block: int) -> npt.NDArray[np.int32]:
         """int32 [rows of the block, P]; read-only."""
-        flat = self._chunk(view, block, layout.params_chunk(view, block), "<i4")
+        flat = self._chunk(view, block, layout.params_chunk(view, block), "<i4", len(FIELDS))
         return flat.reshape(self.plan.block_samples, len(FIELDS))[: self.plan.blocks[block].num_rows].astype(
             np.int32, copy=False
         )
 
     def view_hashes(self, view: int, block: int) -> npt.NDArray[np.uint64]:
         """uint64 [rows of the block]; read-only."""
-        flat = self._chunk(view, block, layout.hash_chunk(view, block), "<u8")
+        flat = self._chunk(view, block, layout.hash_chunk(view, block), "<u8", 1)
         return flat[: self.plan.blocks[block].num_rows].astype(np.uint64, copy=False)
 
-    def _chunk(self, view: int, block: int, path: str, dtype: str) -> npt.NDArray[Any]:
+    def _chunk(self, view: int, block: int, path: str, dtype: str, width: int) -> npt.NDArray[Any]:
         entry = self.entry(layout.views_unit(view, block), path, f"view {view} of block {block}")
+        expected = self.plan.block_samples * width
 
-        return self.cached(("chunk", path), lambda: np.frombuffer(self._chunk_payload(entry), dtype))
+        def load() -> npt.NDArray[Any]:
+            self.metadata("layout", f"{path.partition('/c/')[0]}/zarr.json")
+            flat = self._payload(entry, expected * np.dtype(dtype).itemsize, dtype)
+            if len(flat) != expected:
+                raise CorruptError(f"{self.root / path} has {len(flat)} values, expected {expected}", hint=RESTORE)
+            return flat
 
-    def _chunk_payload(self, entry: ObjectEntry) -> bytes:
-        return without_crc(self._object(entry), str(self.root / entry.path))
+        return self.cached(("chunk", path), load)
 
-    def _object(self, entry: ObjectEntry) -> bytes:
-        """The bytes of a small object, compared with the sha256 in its record."""
+    def metadata(self, unit: str, path: str) -> dict[str, Any]:
+        """A zarr.json of a unit. Who reads an array reads it too: what it says to foreign readers is what we go by."""
+
+        def load() -> dict[str, Any]:
+            data = self._object(self.entry(unit, path, f"metadata {path}"), foreign.MAX_ARRAY_JSON_BYTES)
+            return dict(foreign.parse_json(data, str(self.root / path)))
+
+        return self.cached(("metadata", path), load)
+
+    def _payload(self, entry: ObjectEntry, most: int, dtype: str) -> npt.NDArray[Any]:
+        """The values of a chunk that is an object of its own."""
+        payload = without_crc(self._object(entry, most + CRC_BYTES), str(self.root / entry.path))
+        if len(payload) % np.dtype(dtype).itemsize:
+            raise CorruptError(f"{self.root / entry.path} has {len(payload)} bytes, no whole values", hint=RESTORE)
+        return np.frombuffer(payload, dtype)
+
+    def _object(self, entry: ObjectEntry, most: int) -> bytes:
+        """The bytes of a small object, at most so many, compared with the sha256 in its record."""
         path, hint = self.root / entry.path, f"run `stillhouse verify {self.root}`"
-        try:
-            with disk_errors(path):
-                data = path.read_bytes()
-        except FileNotFoundError:
-            raise MissingError(f"{path} is not there", hint=hint) from None
+        if entry.num_bytes > most:
+            raise CorruptError(f"{path} has {entry.num_bytes} bytes by its record, expected at most {most}", hint=hint)
+        with disk_errors(path):
+            data = foreign.read_capped(foreign.regular_file(self.root, entry.path), entry.num_bytes, hint)
+        if data is None:
+            raise MissingError(f"{path} is not there", hint=hint)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise CorruptError(f"{path} does not match the sha256 in its record", hint=hint)
         return data
@@ -273,7 +295,8 @@ class Store:
     def _teacher_names(self, folder: str) -> list[str]:
         """The names of the JSON files in a folder of `_log`."""
         place = self.root / layout.LOG / folder
-        names = sorted(path.stem for path in place.glob("*.json") if not path.name.startswith("."))
+        files = [name for name in names_in(place) if name.endswith(".json") and not name.startswith(".")]
+        names = sorted(Path(name).stem for name in files)
         if len(names) > foreign.MAX_TEACHERS:
             raise CorruptError(f"{place} has {len(names)} files, at most {foreign.MAX_TEACHERS} are read", hint=RESTORE)
         return names
@@ -285,8 +308,9 @@ class Store:
             MissingError, CorruptError: it is gone although its codecs are here, or not the spec they were made with.
         """
         path = self.root / layout.teacher_path(layout.check_name(name, "teacher"))
-        value = read_signed_json(path, RESTORE)
-        codecs = self.record(layout.codecs_unit(name))
+        value = read_signed_json(path, RESTORE, root=self.root, max_bytes=foreign.MAX_SPEC_BYTES)
+        unit = layout.codecs_unit(name)
+        codecs = None if noted_redo(self.root, unit) else self.record(unit)
         if value is None:
             if codecs is not None:
                 raise MissingError(f"{path} is not there", hint=RESTORE)
@@ -322,7 +346,13 @@ class Store:
                 raise UsageError(f"teacher {teacher!r} has no level {level!r}", hint=f"levels: {known}")
             described = record.facts["levels"][level]
             arrays = {name: self._vector(teacher, level, name) for name in described["arrays"]}
-            return load_codec(described["codec"], described["dim"], arrays)
+            codec = load_codec(described["codec"], described["dim"], arrays)
+            spec = self.teacher(teacher).levels.get(level)
+            if spec is None or not described["dim"] == codec.dim == spec.dim:
+                path = layout.record_path(layout.codecs_unit(teacher))
+                message = f"{path} has a codec of {codec.dim} dimensions for level {level!r}, unlike the teacher"
+                raise CorruptError(message, hint=RESTORE)
+            return codec
 
         return self.cached(("codec", teacher, level), load)
 
@@ -333,7 +363,7 @@ class Store:
     def _vector(self, teacher: str, level: str, name: str) -> npt.NDArray[np.float32]:
         path = f"{layout.codec_group(teacher, level)}/{name}/c/0"
         entry = self.entry(layout.codecs_unit(teacher), path, f"codec of teacher {teacher}")
-        return np.frombuffer(self._chunk_payload(entry), "<f4").astype(np.float32)
+        return self._payload(entry, foreign.MAX_INNER_CHUNK_BYTES, "<f4").astype(np.float32)
 
     def features(self, teacher: str, level: str) -> Features:
         """Reads the codes of one level of one teacher; UsageError naming the known ones if there is no such level."""

@@ -40,7 +40,7 @@ FILL: Fill = (124, 116, 104)
 NOISE_MEAN = (0.485, 0.456, 0.406)
 NOISE_STD = (0.229, 0.224, 0.225)
 
-_REMEDY = "run `stillhouse verify STORE --repair`"
+_REMEDY = "run `stillhouse verify` on the store"
 
 
 def render(

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from . import layout
 from .codecs import Codec
-from .commit import Attempt, Record, canonical_json
+from .commit import Attempt
 from .crc import crc32c, with_crc
 from .images import TarLayout, tar_end
 from .index import SampleRow, encode_index
+from .records import Record
 from .shards import fingerprint, shard_chunks
+from .signed_json import canonical_json
 from .specs import TeacherSpec
 from .store import Store
 

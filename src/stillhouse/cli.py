@@ -4,6 +4,7 @@ Exit codes: 0 done · 1 a fault of stillhouse · 2 wrong command, config or data
 bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quarantine · 8 stopped, run again to go on.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -23,6 +24,7 @@ from stillhouse.core.errors import (
     EXIT_OK,
     EXIT_PREEMPTED,
     EXIT_QUARANTINED,
+    EXIT_RESOURCE,
     Preempted,
     ResourceError,
     StillhouseError,
@@ -177,17 +179,66 @@ def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
 @app.command("verify")
 def verify_verb(
     store: StoreArgument,
-    repair: Annotated[
-        bool, typer.Option(help="Drop damaged units, so that the step that made them makes them again.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every row, image and index.")] = False,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Also render every view again and compare.")] = False,
+    recompute: Annotated[int, typer.Option(min=0, help="Also ask the teachers of --config again about K rows.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="The pipeline.yaml with the teachers for --recompute.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read every object of a store and compare it with its record."""
 
     def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.inspection import verify_store
+        from stillhouse.inspection import Checks, verify_store
 
-        return verify_store(store, repair, reporter)
+        if (config is not None) != (recompute > 0):
+            raise UsageError("--recompute K and --config FILE go together", hint="give both or none")
+        if config is None:
+            return verify_store(store, Checks(deep, pixels), reporter)
+        from stillhouse.core.config import load_config
+        from stillhouse.pipeline import PipelineConfig
+
+        pipeline = load_config(PipelineConfig, config)
+        checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
+        return verify_store(store, checks, reporter)
+
+    _guarded(as_json, body)
+
+
+@app.command("repair")
+def repair_verb(
+    config: ConfigArgument,
+    units: Annotated[
+        list[str] | None, typer.Argument(help="Units of work, as `verify` names them, and section.key=value.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make damaged units of a store again, or those that are named, and no others."""
+    overrides = [text for text in units or () if "=" in text]
+    names = [text for text in units or () if "=" not in text]
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline import run_repair
+
+        return run_repair(pipeline, names, reporter)
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("gc")
+def gc_verb(
+    store: StoreArgument,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="HOURS", help="Default: 24, or twice the longest unit if longer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what interrupted work has left in a store and nothing names."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import collect_store
+
+        return collect_store(store, older_than, dry_run, reporter)
 
     _guarded(as_json, body)
 
@@ -262,19 +313,27 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
             traceback.print_exc()
         if as_json:
             told = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": code}
-            typer.echo(json.dumps({"error": told}, ensure_ascii=False))
+            with contextlib.suppress(OSError):  # a full disk behind stdout may be what is explained here
+                typer.echo(json.dumps({"error": told}, ensure_ascii=False))
         reporter.say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         reporter.close()
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or it is tried again at the end, and told badly
+        code = code or EXIT_RESOURCE
+        print(f"error: what was to be printed could not be: {error.strerror}", file=sys.stderr)
     _on_signals(signal.SIG_IGN)  # what is done is done, and says so
     raise typer.Exit(code)
 
 
 def _explained(error: BaseException) -> StillhouseError:
     """What to tell a person about any exception."""
-    from stillhouse.storage.commit import disk_errors
+    from stillhouse.storage.disk import disk_errors
 
     if isinstance(error, StillhouseError):
         return error

@@ -1,19 +1,27 @@
-"""What `inspect` and `verify` tell about a store."""
+"""What `inspect`, `verify` and `gc` tell about a store."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
-from stillhouse.core.events import Reporter, results_console
+from stillhouse.core.events import Reporter, printable, results_console
 from stillhouse.storage import layout
-from stillhouse.storage.commit import Record
+from stillhouse.storage.collect import collect, collected_line
+from stillhouse.storage.deep import deep_problems, pixel_problems
+from stillhouse.storage.records import Record
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
-from stillhouse.storage.verify import SEAL, forget, read_records, verify
+from stillhouse.storage.verify import SEAL, Problem, read_records, verify
+
+if TYPE_CHECKING:  # they need torch, whose import takes longer than most stores
+    from stillhouse.stage1_extract.config import ExtractConfig, TeacherConfig
+    from stillhouse.stage1_extract.recompute import Agreement
 
 SHOWN = 20
 
@@ -84,7 +92,9 @@ def print_inspection(facts: dict[str, Any]) -> None:
     """The facts as a person reads them, on stdout."""
     console = results_console()
     for name, text in _inspection_rows(facts):
-        console.print(Text(f"{name:<12}{text}"))  # as Text: keys and paths may hold what rich takes for markup
+        console.print(
+            Text(printable(f"{name:<12}{text}"))
+        )  # as Text: keys and paths may hold what rich takes for markup
 
 
 def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -92,7 +102,7 @@ def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     views, sealed, bad = facts["views"], facts["sealed"], facts["quarantined"]
     yield "store", f"{facts['store']}  (format {facts['format_version']}, id {facts['store_id'][:12]})"
     yield "images", f"{facts['samples']:,} ({splits}) in {facts['blocks']:,} blocks of {facts['block_samples']:,}"
-    yield "views", f"{views['num']} x {views['policy']} at {views['size']} pixels, seed {views['seed']}"
+    yield "views", f"{views['num']} x {views.get('policy')} at {views['size']} pixels, seed {views.get('seed')}"
     for teacher in facts["teachers"]:
         yield "teacher", f"{teacher['name']}: {teacher['model']}, weights {teacher['weights_sha256'][:12]}"
         for level, shape in teacher["levels"].items():
@@ -109,27 +119,39 @@ def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(bad) - SHOWN:,} more; --json lists all"
 
 
-def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dict[str, Any]]:
-    """Check a store; with `repair`, drop damaged units. Returns the exit code and the facts."""
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How far `verify` goes beyond sizes and sha256."""
+
+    deep: bool = False
+    pixels: bool = False
+    recompute: int = 0
+    teachers: "Sequence[TeacherConfig]" = ()
+    run: "ExtractConfig | None" = None
+
+
+def verify_store(root: Path, checks: Checks, reporter: Reporter) -> tuple[int, dict[str, Any]]:
+    """Check a store. Returns the exit code and the facts."""
     store = Store.open(root)
     readable, _ = read_records(root)
     total = sum(entry.num_bytes for record in readable for entry in record.objects)
     with reporter.task("verify", total, "byte") as task:
         result = verify(store, task.advance)
-    for problem in result.problems:
-        where = problem.path if problem.unit == SEAL else f"{problem.path} of unit {problem.unit}"
-        reporter.say(f"damaged: {where}: {problem.found}")
-    damaged = sorted({problem.unit for problem in result.problems} - {SEAL})
-    dropped = damaged if repair else []
-    for unit in dropped:
-        forget(store, unit)
-    if dropped:
-        reporter.say(f"dropped {_units(dropped)}; `stillhouse run` with the same config makes them again")
-    elif damaged:
-        reporter.say(f"{_units(damaged)} damaged; `stillhouse verify {root} --repair` drops what is damaged")
-    elif any(problem.path != layout.LOG for problem in result.problems):  # those of the log name their own remedy
-        reporter.say("all units are whole, the seal is not; `stillhouse extract` with the same config seals again")
-    elif not result.problems:
+    problems = list(result.problems)
+    if checks.deep:
+        problems += _decoded(store, readable, problems, reporter)
+    if checks.pixels:
+        problems += _rendered(store, problems, reporter)
+    agreements, wrong = _recomputed(store, checks, reporter)
+    problems += wrong
+    for problem in problems:
+        reporter.say(f"damaged: {_told(problem)}")
+    for one in agreements:
+        reporter.say(_agreement(one))
+    damaged = sorted({problem.redone_by for problem in problems} - {None}, key=str)
+    if damaged:
+        reporter.say(f"{_units(damaged)} damaged; `stillhouse repair CONFIG` with the config of the store mends {root}")
+    elif not problems:
         state = f"content {result.content_sha256}" + ("" if result.sealed else ", not sealed yet")
         reporter.say(f"whole: {result.num_objects:,} objects, {result.num_bytes:,} bytes, {state}")
     facts = {
@@ -138,11 +160,99 @@ def verify_store(root: Path, repair: bool, reporter: Reporter) -> tuple[int, dic
         "bytes": result.num_bytes,
         "content_sha256": result.content_sha256,
         "sealed": result.sealed,
-        "problems": [{"unit": p.unit, "path": p.path, "found": p.found} for p in result.problems],
-        "dropped": dropped,
+        "problems": [{"unit": p.unit, "path": p.path, "found": p.found, "next": _next(p)} for p in problems],
+        "damaged_units": damaged,
+        "recomputed": [asdict(one) for one in agreements],
     }
-    return (EXIT_CORRUPT if result.problems and not dropped else EXIT_OK), facts
+    return (EXIT_CORRUPT if problems else EXIT_OK), facts
 
 
-def _units(units: Sequence[str]) -> str:
+def _told(problem: Problem) -> str:
+    unit = problem.redone_by or problem.unit
+    where = problem.path if unit == SEAL else f"{problem.path} of unit {unit}"
+    return f"{where}: {problem.found}; {_next(problem)}"
+
+
+def _next(problem: Problem) -> str:
+    return problem.remedy or f"run `stillhouse repair CONFIG {problem.redone_by}`"
+
+
+def _recomputed(store: Store, checks: Checks, reporter: Reporter) -> "tuple[list[Agreement], list[Problem]]":
+    agreements: list[Agreement] = []
+    problems: list[Problem] = []
+    if checks.run is not None:
+        from stillhouse.stage1_extract.recompute import recompute
+
+        for teacher in checks.teachers:
+            with reporter.task(f"recompute {teacher.name}", checks.recompute, "row") as task:
+                found, wrong = recompute(store, teacher, checks.run, checks.recompute, on_rows=task.advance)
+            agreements += found
+            problems += wrong
+    return agreements, problems
+
+
+def _agreement(one: "Agreement") -> str:
+    return (
+        f"recomputed: {one.teacher}/{one.level} ({one.codec}), {one.num_rows} rows: cosine to the teacher "
+        f"min {one.min_cosine:.6f}, mean {one.mean_cosine:.6f}, NMSE {one.nmse:.2e}; "
+        f"worst row {one.min_same:.6f}, at least {one.limit} is asked for"
+    )
+
+
+def _decoded(
+    store: Store, readable: Sequence[Record], known: Sequence[Problem], reporter: Reporter
+) -> Iterator[Problem]:
+    """Problems of whole units that rest on whole units; what the others hold cannot be told before they are mended."""
+    damaged = {problem.redone_by for problem in known}
+    chosen = [record for record in readable if not damaged & {record.unit, *_rests_on(record.unit)}]
+    total = sum(entry.num_bytes for record in chosen for entry in record.objects)
+    with reporter.task("decode", total, "byte") as task:
+        for record in chosen:
+            yield from deep_problems(store, record, task.advance)
+    if len(chosen) < len(readable):
+        reporter.say(f"not decoded: {_units(readable[len(chosen) :])}, which are damaged or rest on damaged ones")
+
+
+def _rests_on(unit: str) -> list[str]:
+    """The units that must be whole for this one to be decoded."""
+    match unit.split("/"):
+        case ["views", _, block]:
+            return [layout.images_unit(int(block))]
+        case ["features", teacher, _, block]:
+            return [layout.images_unit(int(block)), layout.codecs_unit(teacher)]
+    return []
+
+
+def _rendered(store: Store, known: Sequence[Problem], reporter: Reporter) -> Iterator[Problem]:
+    damaged = {problem.redone_by for problem in known}
+    blocks = [block for block in range(len(store.plan.blocks)) if layout.images_unit(block) not in damaged]
+    total = sum(store.plan.blocks[block].num_rows for block in blocks)
+    threads = len(os.sched_getaffinity(0))
+    with reporter.task("pixels", total) as task:
+        for block in blocks:
+            yield from pixel_problems(store, block, threads, task.advance)
+    if len(blocks) < len(store.plan.blocks):
+        reporter.say(f"not rendered: {len(store.plan.blocks) - len(blocks):,} blocks whose images are damaged")
+
+
+def _units(units: Sequence[object]) -> str:
     return f"{len(units):,} unit{'' if len(units) == 1 else 's'} of work"
+
+
+def collect_store(
+    root: Path, older_than_hours: float | None, dry_run: bool, reporter: Reporter
+) -> tuple[int, dict[str, Any]]:
+    """Remove what dead attempts left in a store. Returns the exit code and the facts."""
+    older = None if older_than_hours is None else older_than_hours * 3600
+    found = collect(Store.open(root), older_than_s=older, dry_run=dry_run)
+    for leftover in found.leftovers:
+        state = "removed" if leftover.removed else "would be removed" if leftover.old else "kept, too young"
+        reporter.say(f"{state}: {leftover.path} ({leftover.num_bytes:,} bytes, {leftover.age_s / 3600:.1f} h old)")
+    reporter.say(collected_line(found))
+    facts = {
+        "leftovers": [asdict(leftover) for leftover in found.leftovers],
+        "removed": len(found.removed),
+        "removed_bytes": found.num_bytes,
+        "older_than_hours": found.min_age_s / 3600,
+    }
+    return EXIT_OK, facts

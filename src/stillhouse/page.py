@@ -42,8 +42,9 @@ from stillhouse.eval.retention import seed_interval
 from stillhouse.eval.subjects import exported_student, untrained_student
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import STUDENT
-from stillhouse.storage.commit import canonical_json, read_json, replace_file
 from stillhouse.storage.decode import decode
+from stillhouse.storage.disk import replace_file
+from stillhouse.storage.signed_json import canonical_json, read_json
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import render

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config, config_digest
 from stillhouse.core.encoders import find_checkpoint, require_model
-from stillhouse.core.errors import CorruptError, UsageError, missing_package
+from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK, CorruptError, UsageError, missing_package
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.eval.features import require_labels
@@ -29,10 +29,13 @@ from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, Teache
 from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.ingest import IngestResult, ingest
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
+from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.run import RESULT, STUDENT, DistillResult, distill, finished_run
 from stillhouse.storage import layout
-from stillhouse.storage.commit import canonical_json, read_json, replace_file
+from stillhouse.storage.collect import collect, collected_line
+from stillhouse.storage.disk import replace_file
+from stillhouse.storage.signed_json import canonical_json, read_json
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 
@@ -159,6 +162,40 @@ def run_extract(config: PipelineConfig, store: Store, reporter: Reporter, ledger
         done = f"features of teacher {teacher.name} for {images} x {counted(store.spec.num_views, 'view')}"
         sealed = f"store sealed as {result.seal.content_sha256[:12]}"
         reporter.say(f"extract: {done}; {sealed}{_already(result.num_units_written == 0)}")
+    _collect(store, reporter)
+
+
+def _collect(store: Store, reporter: Reporter) -> None:
+    """Remove what interrupted work left behind, once it is old enough."""
+    found = collect(store)
+    if found.removed:
+        reporter.say(f"gc: {collected_line(found)}")
+
+
+def run_repair(config: PipelineConfig, units: Sequence[str], reporter: Reporter) -> tuple[int, dict[str, Any]]:
+    """Make damaged units again, or those that are named. Returns the exit code and the facts."""
+    plant = Plant(config.store_path, config.ingest, config.views, config.teachers, config.extract)
+    result = repair(plant, units, reporter)
+    for problem in result.left:
+        reporter.say(f"not mended: {problem.path}: {problem.found}; {problem.remedy}")
+    sealed = result.seal
+    content = f"; content {sealed.content_sha256[:12]}, seal {sealed.generation}" if sealed else ""
+    if not result.redone and not result.left:
+        reporter.say(f"repair: nothing to do, all units are whole{content}")
+    elif result.redone:
+        done = f"repair: {counted(len(result.redone), 'unit')} of work made again"
+        others = len(result.changed)
+        bytes_ = f"{others:,} with other bytes than before: {', '.join(result.changed[:5])}{', …' * (others > 5)}"
+        reporter.say(f"{done}, {bytes_ if others else 'with the bytes they had'}{content}")
+    facts = {
+        "asked": list(result.asked),
+        "redone": list(result.redone),
+        "changed": list(result.changed),
+        "left": [{"path": p.path, "found": p.found, "next": p.remedy} for p in result.left],
+        "content_sha256": sealed.content_sha256 if sealed else None,
+        "generation": sealed.generation if sealed else None,
+    }
+    return (EXIT_CORRUPT if result.left else EXIT_OK), facts
 
 
 def run_distill(
@@ -240,7 +277,7 @@ def _require_beginning(config: PipelineConfig) -> None:
             message = f"eval.{key} is {split!r}, and ingest.split makes no such split"
             raise UsageError(message, hint=f"set ingest.split, e.g. {{{split}: 0.2}}")
     if config.eval.knn is not None and find_spec("faiss") is None:
-        raise missing_package("faiss", "cpu")
+        raise missing_package("faiss")
     require_model(config.distill.student.model)
     for teacher in config.teachers:
         if not (config.store_path / layout.record_path(layout.codecs_unit(teacher.name))).exists():

@@ -27,11 +27,13 @@ PRELOADED = (
     "sklearn",
     "stillhouse.eval.linear_heads",
     "stillhouse.eval.logistic_solver",
+    "stillhouse.cli",
     "stillhouse.inspection",
     "stillhouse.page",
     "stillhouse.pipeline",
     "stillhouse.summary",
-    "torch.utils.tensorboard",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
     "webdataset",
 )
 

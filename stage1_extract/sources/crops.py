@@ -114,6 +114,6 @@ def sklearn_photographs() -> tuple[Path, ...]:
     """The files behind `sklearn.datasets.load_sample_images`, found without the second that importing it takes."""
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise missing_package("sklearn", "demo")
+        raise missing_package("sklearn")
     folder = Path(spec.origin).parent / "datasets" / "images"
     return folder / "china.jpg", folder / "flower.jpg"

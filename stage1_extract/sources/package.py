@@ -39,7 +39,7 @@ def package_reader(config: PackageSource) -> FolderReader:
     where = f"source package {config.package}:{config.folder}"
     spec = find_spec(config.package)
     if spec is None:
-        raise missing_package(config.package, "demo")
+        raise missing_package(config.package)
     folders = [Path(place) / config.folder for place in spec.submodule_search_locations or ()]
     found = next((folder for folder in folders if folder.is_dir()), None)
     if found is None:

@@ -46,7 +46,7 @@ class SklearnReader:
                 try:
                     from sklearn.datasets import load_digits
                 except ImportError as error:
-                    raise missing_package("sklearn", "demo") from error
+                    raise missing_package("sklearn") from error
                 digits = load_digits()
                 levels = np.asarray(digits.images, dtype=np.int64)
                 self._digits = ((levels * 255 + 8) // 16).astype(np.uint8), [str(digit) for digit in digits.target]

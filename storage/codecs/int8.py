@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import CorruptError, DataError
 
 from .base import Codes, CodeType, Tokens
 
@@ -35,6 +35,13 @@ class Int8:
 
     @classmethod
     def from_arrays(cls, dim: int, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "Int8":
+        shapes = {name: array.shape for name, array in arrays.items()}
+        whole = shapes == {"offset": (dim,), "scale": (dim,)} and all(
+            np.isfinite(array).all() for array in arrays.values()
+        )
+        if not whole or not (arrays["scale"] > 0).all():
+            message = f"int8 has arrays {shapes}, expected a finite offset and a positive scale of {dim} channels"
+            raise CorruptError(message, hint="run `stillhouse verify` on the store")
         return cls(arrays["offset"], arrays["scale"])
 
     @property

@@ -178,7 +178,7 @@ def find_checkpoint(where: str) -> Path:
         except (ImportError, ValueError):  # the parent of a dotted name is not there, or no name at all
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise missing_package(package, "demo")
+            raise missing_package(package)
         path = Path(next(iter(spec.submodule_search_locations))) / inside
     if not path.is_file():
         raise ResourceError(f"checkpoint {where}: no such file", hint="name a .safetensors or .pth file")

