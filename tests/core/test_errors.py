@@ -95,6 +95,15 @@ def test_the_text_has_the_hint_behind_a_semicolon() -> None:
 
 
 def test_missing_package() -> None:
-    error = missing_package("faiss", "cpu")
+    error = missing_package("faiss")
     assert error.exit_code == errors.EXIT_RESOURCE
     assert str(error) == "the package 'faiss' is not installed; run `pip install 'stillhouse[cpu]'`"
+
+
+def test_a_missing_package_is_named_with_what_installs_it() -> None:
+    hints = {name: missing_package(name).hint for name in ("conformal_clip_data", "sklearn", "my_images")}
+    assert hints == {
+        "conformal_clip_data": "run `pip install 'stillhouse[demo]'`",
+        "sklearn": "run `pip install 'scikit-learn'`",
+        "my_images": "install the package that has it, or correct its name",
+    }

@@ -1,7 +1,9 @@
 """What a person and a log see of a run."""
 
+import errno
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -151,6 +153,27 @@ def test_a_task_that_fails_is_not_reported_as_done(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     reporter.close()
     assert read(tmp_path) == []
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_messages_that_nobody_can_keep_stop_nothing() -> None:
+    Reporter(console=Console(file=Full())).say("hello")
+
+
+def test_an_event_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    reporter, _ = plain()
+    reporter.open_events(tmp_path)
+    with pytest.raises(OSError, match="No space left") as caught:
+        reporter.event("start")
+    assert caught.value.filename == str(tmp_path / "events.jsonl")
+    reporter.close()
 
 
 def test_people_read_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,7 +188,7 @@ def test_a_stop_between_units_goes_on_to_the_same_seal(
     assert result.seal.content_sha256 == digest(whole, teacher)
 
 
-@pytest.mark.parametrize("function", ["create_once", "publish", "sync_folder"])
+@pytest.mark.parametrize("function", ["decide", "publish", "sync_folder"])
 @pytest.mark.parametrize("call", [1, 2, 3, 8])
 def test_a_stop_inside_a_commit_goes_on_to_the_same_seal(
     fresh: Store,

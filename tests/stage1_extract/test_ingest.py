@@ -140,7 +140,7 @@ def assert_nothing_is_staged(root: Path) -> None:
     assert not list((root / layout.STAGE).iterdir())
 
 
-@pytest.mark.parametrize("function", ["write_synced", "create_once", "publish"])
+@pytest.mark.parametrize("function", ["write_synced", "decide", "publish"])
 @pytest.mark.parametrize("call", [1, 3, 6])
 def test_a_stop_inside_a_commit_goes_on_to_the_same_content(
     whole: Path, config: IngestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int

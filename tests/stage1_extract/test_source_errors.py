@@ -234,7 +234,7 @@ class TestParquet:
 
 class TestPackage:
     def test_missing_package_and_folder(self) -> None:
-        with pytest.raises(ResourceError, match=r"'no_such_package' is not installed; run `pip install 'stillhouse"):
+        with pytest.raises(ResourceError, match=r"'no_such_package' is not installed; install the package"):
             open_source(PackageSource(package="no_such_package", folder="data"))
         with pytest.raises(DataError, match="source package numpy:no/such: the package has no such folder; look"):
             open_source(PackageSource(package="numpy", folder="no/such"))

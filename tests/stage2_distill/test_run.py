@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import safetensors.torch
 import timm
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stillhouse.core.errors import SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
@@ -161,6 +163,85 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     going_on = f"distill student: going on from step {last} of 9"
     assert reporter.lines == ([going_on] if last else [])
     assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Makes SIGINT arrive in the middle of a step, so many times; step 0 takes that back."""
+    losses_of, handler = Trainer._losses, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def arrange(step: int, times: int = 1) -> None:
+        def signalling(self: Trainer, batch: Any) -> Any:
+            for _ in range(times if self.step + 1 == step else 0):
+                signal.raise_signal(signal.SIGINT)
+            return losses_of(self, batch)
+
+        monkeypatch.setattr(Trainer, "_losses", signalling)
+
+    yield arrange
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [3, 4, 8], [9]])
+def test_a_stop_keeps_every_step(
+    sealed_store: Store, undisturbed: Path, tmp_path: Path, signal_at: Callable[..., None], stops: list[int]
+) -> None:
+    """The step it comes in is finished, and there is a checkpoint of it."""
+    for step in stops:
+        signal_at(step)
+        with pytest.raises(KeyboardInterrupt):
+            run(sealed_store, tmp_path, checkpoint_steps=1000)
+    signal_at(0)
+    reporter = Lines()
+    result, _ = run(sealed_store, tmp_path, reporter, checkpoint_steps=1000)
+    assert reporter.lines == [f"distill student: going on from step {stops[-1]} of 9"]
+    assert result.last_losses == json.loads((undisturbed / "result.json").read_text())["last_losses"]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_stop_in_the_export_keeps_every_step(
+    sealed_store: Store, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "export_student", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(sealed_store, tmp_path, checkpoint_steps=1000)
+    reporter = Lines()
+    run(sealed_store, tmp_path, reporter, checkpoint_steps=1000)
+    assert reporter.lines == ["distill student: going on from step 9 of 9"]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_second_stop_waits_for_nothing(
+    sealed_store: Store, undisturbed: Path, tmp_path: Path, signal_at: Callable[..., None]
+) -> None:
+    signal_at(5, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(sealed_store, tmp_path)
+    signal_at(0)
+    reporter = Lines()
+    run(sealed_store, tmp_path, reporter)
+    assert reporter.lines == ["distill student: going on from step 4 of 9"]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_the_curves_of_two_sittings_make_one(
+    sealed_store: Store, tmp_path: Path, stop_at: Callable[[int], None]
+) -> None:
+    """What TensorBoard shows: every step once, those beyond the last checkpoint from the later sitting."""
+    stop_at(5)
+    with pytest.raises(Stop):
+        run(sealed_store, tmp_path, checkpoint_steps=3)
+    stop_at(0)
+    run(sealed_store, tmp_path, checkpoint_steps=3)
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [event.step for event in curves.Scalars("total")] == [line["step"] for line in lines] == list(range(1, 10))
+    assert [event.value for event in curves.Scalars("total")] == pytest.approx([line["total"] for line in lines])
 
 
 def test_a_damaged_checkpoint_is_named_and_not_used(sealed_store: Store, undisturbed: Path, unfinished: Path) -> None:

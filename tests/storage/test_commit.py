@@ -3,7 +3,6 @@
 import ast
 import errno
 import hashlib
-import json
 import os
 import resource
 import subprocess
@@ -17,22 +16,11 @@ from typing import Any, NoReturn
 import pytest
 
 from stillhouse.core.errors import CorruptError, MissingError, ResourceError
-from stillhouse.storage.commit import (
-    Attempt,
-    Record,
-    canonical_json,
-    create_once,
-    disk_errors,
-    move_aside,
-    publish,
-    publish_folder,
-    read_json,
-    read_record,
-    read_signed_json,
-    replace_file,
-    signed_json,
-)
+from stillhouse.storage.commit import Attempt, publish
+from stillhouse.storage.disk import create_once, disk_errors, move_aside, names_in, publish_folder, replace_file
 from stillhouse.storage.layout import STAGE, record_path
+from stillhouse.storage.records import Record, read_record
+from stillhouse.storage.signed_json import canonical_json, read_json, read_signed_json, signed_json
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, flip_bit, write_features, write_view
 from stillhouse.storage.verify import forget, verify
@@ -88,7 +76,7 @@ def test_eight_threads_have_one_winner(tmp_path: Path) -> None:
 RACE = """
 import multiprocessing, sys
 from pathlib import Path
-from stillhouse.storage.commit import create_once
+from stillhouse.storage.disk import create_once
 
 folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
 context = multiprocessing.get_context("fork")
@@ -249,8 +237,8 @@ def test_store_done_finishes_a_decided_unit(own_store: Store, monkeypatch: pytes
     }
     for unit, write in steps.items():
         forget(own_store, unit)
-        for entry in before_objects(own_store, unit):
-            (own_store.root / entry).unlink()
+        for entry in own_store.require(unit, "it").objects:
+            (own_store.root / entry.path).unlink()
         store = Store.open(own_store.root)
         assert not store.done(unit)
         with monkeypatch.context() as patch:
@@ -261,12 +249,6 @@ def test_store_done_finishes_a_decided_unit(own_store: Store, monkeypatch: pytes
         assert store.done(unit)
         assert verify(store).problems == ()
     assert verify(own_store).content_sha256 == before.content_sha256
-
-
-def before_objects(store: Store, unit: str) -> list[str]:
-    """Paths that the forgotten record of `unit` names."""
-    aside = next((store.root / "_log" / "forgotten").glob(f"{unit.replace('/', '__')}.*.json"))
-    return [entry["path"] for entry in json.loads(aside.read_text())["objects"]]
 
 
 def test_decided_and_gone_is_missing(tmp_path: Path) -> None:
@@ -283,7 +265,7 @@ def test_decided_and_gone_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_vanished_record_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillhouse.storage.commit.create_once", lambda path, data: True)
+    monkeypatch.setattr("stillhouse.storage.redo.create_once", lambda path, data: True)
     with pytest.raises(MissingError, match="vanished; is something else deleting files"):
         commit(tmp_path)
 
@@ -307,11 +289,11 @@ def test_every_truncation_of_a_record_is_found(tmp_path: Path) -> None:
     record = commit(tmp_path)
     path = tmp_path / record_path(UNIT)
     clean = path.read_bytes()
-    for kept in reversed(range(len(clean) - 1)):
+    for kept in reversed(range(len(clean))):  # the newline at the end too
         os.truncate(path, kept)
         with pytest.raises(CorruptError, match=str(path)):
             read_record(tmp_path, UNIT)
-    path.write_bytes(clean[:-1])  # the newline at the end says nothing
+    path.write_bytes(clean)
     assert read_record(tmp_path, UNIT) == record
 
 
@@ -411,6 +393,73 @@ def test_disk_errors_name_the_path(number: int, text: str) -> None:
     assert str(caught.value) == text
     with pytest.raises(ResourceError, match="/other"), disk_errors("/store/x"):
         raise OSError(number, os.strerror(number), "/other")
+
+
+def test_disk_errors_name_what_a_person_knows() -> None:
+    with pytest.raises(ResourceError) as caught, disk_errors(Path("/store/x.json")):
+        raise OSError(errno.EACCES, "Permission denied", "/store/.x.json.0123456789abcdef")
+    assert str(caught.value).startswith("/store/x.json: Permission denied (as uid ")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EMFILE, "/store/x: Too many open files; raise the limit: `ulimit -n`"),
+        (errno.ESTALE, "/store/x: the disk reported an input/output error (Stale file handle); check the disk"),
+    ],
+)
+def test_what_else_a_disk_or_system_may_say(number: int, text: str) -> None:
+    with pytest.raises(ResourceError) as caught, disk_errors(Path("/store/x")):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value) == text
+
+
+def test_a_folder_that_may_not_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b").touch()
+    (tmp_path / "a").touch()
+    assert names_in(tmp_path) == ["a", "b"]
+    assert names_in(tmp_path / "none") == names_in(tmp_path / "a") == []
+
+    def refuse(_: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(ResourceError, match=f"^{tmp_path}: Permission denied"):
+        names_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Such as FAT: there is no deciding once on it, and a person with every right must not be told of rights."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(ResourceError) as caught:
+        commit(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / record_path(UNIT)}: its file system makes no hard links ({os.strerror(number)}); "
+        "use another disk, such as ext4, xfs or NFS"
+    )
+    assert files_below(tmp_path) == set() and list((tmp_path / STAGE).iterdir()) == []
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3])
+def test_what_could_not_be_synced_is_not_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """An object, its folder, the folder of attempts, the record's own bytes. Linux would call a second try a success."""
+    real, calls = os.fsync, iter(range(1 << 20))
+
+    def broken(descriptor: int) -> None:
+        if next(calls) == call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(ResourceError, match="input/output error"):
+            commit(tmp_path)
+    assert read_record(tmp_path, UNIT) is None and files_below(tmp_path) == set()
 
 
 def test_other_os_errors_pass() -> None:
@@ -522,8 +571,8 @@ def names_a_file(node: ast.AST) -> bool:
     return False
 
 
-def test_only_commit_gives_files_their_names() -> None:
-    """Whatever renames or links lives in storage/commit.py, so that it is synced and atomic in one place."""
+def test_only_disk_and_commit_give_files_their_names() -> None:
+    """Whatever renames or links lives in two files of storage, so that it is synced and atomic in one place."""
     folders = ("storage", "stage1_extract", "stage2_distill", "eval", "src")
     found = {
         f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}"
@@ -532,7 +581,7 @@ def test_only_commit_gives_files_their_names() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if names_a_file(node)
     }
-    assert {place.partition(":")[0] for place in found} == {"storage/commit.py"}, found
+    assert {place.partition(":")[0] for place in found} == {"storage/disk.py", "storage/commit.py"}, found
 
 
 def test_commit_syncs_before_it_decides(tmp_path: Path) -> None:

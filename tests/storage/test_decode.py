@@ -4,11 +4,9 @@ import pickle
 import random
 import struct
 import sys
-import zlib
-from io import BytesIO
-from typing import Any
 
 import pytest
+from image_files import chunk, encode, png_of
 from PIL import Image, ImageFile
 
 from stillhouse.core.errors import DataError
@@ -19,22 +17,6 @@ GRAY = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
 RGB = Image.merge("RGB", (GRAY, GRAY.transpose(Image.Transpose.ROTATE_180), GRAY.point(lambda level: level ^ 85)))
 PALETTE = RGB.quantize(16)
 FRAMES = [RGB.rotate(90), RGB.rotate(180)]
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    out = BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *between: bytes) -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    parts = (b"\x89PNG\r\n\x1a\n", head, *between, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
-    return b"".join(parts)
 
 
 JPEG, PNG, WEBP = encode(RGB, "JPEG"), encode(RGB, "PNG"), encode(RGB, "WEBP", lossless=True)
@@ -73,6 +55,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "jpeg of 12 bits": (JPEG[: JPEG_HEAD + 4] + b"\x0c" + JPEG[JPEG_HEAD + 5 :], "mode"),
     "jpeg of height 0": (JPEG[: JPEG_HEAD + 5] + b"\0\0" + JPEG[JPEG_HEAD + 7 :], "zero-size"),
     "jpeg of 65535 x 65535": (JPEG[: JPEG_HEAD + 5] + b"\xff" * 4 + JPEG[JPEG_HEAD + 9 :], "too-many-pixels"),
+    "jpeg of 64 megapixels that must all be kept": (
+        encode(RGB, "JPEG", progressive=True, subsampling=0).replace(b"\0\x0c\0\x14\3", b"\x1f\x40\x1f\x40\3"),
+        "too-many-pixels",
+    ),
+    "jpeg with fill bytes that take hours": (JPEG[:-2] + b"\xff" * (1 << 16) + JPEG[-2:], "corrupt"),
+    "jpeg with 2 MB of tables": (JPEG[:2] + (b"\xff\xdb\0\x43" + bytes(65)) * 30000 + JPEG[2:], "corrupt"),
     "jpeg of 500 scans": (JPEG[:-2] + JPEG[JPEG_SCAN:-2] * 500 + JPEG[-2:], "corrupt"),
     "png signature alone": (PNG[:8], "truncated"),
     "png header alone": (PNG[:33], "truncated"),
@@ -83,9 +71,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "png that begins with another chunk": (PNG[:8] + chunk(b"tEXt", b"a\0b") + PNG[8:], "corrupt"),
     "png with a chunk nobody knows": (PNG[:33] + chunk(b"CgBI", b"\0\0\0\0") + PNG[33:], "corrupt"),
     "png without pixels": (PNG[:33] + PNG[-12:], "corrupt"),
-    "png of 3 bits": (png(4, 4, 3, 0, bytes(20)), "corrupt"),
-    "png of 20000 x 20000": (png(20000, 20000, 1, 0, bytes(4096)), "too-many-pixels"),
-    "png of width 0": (png(0, 4, 8, 0, bytes(4)), "zero-size"),
+    "png of 3 bits": (png_of(4, 4, 3, 0, bytes(20)), "corrupt"),
+    "png of 20000 x 20000": (png_of(20000, 20000, 1, 0, bytes(4096)), "too-many-pixels"),
+    "png of 1 x 64000000": (png_of(1, 64_000_000, 1, 0, bytes(4096)), "too-many-pixels"),
+    "png of width 0": (png_of(0, 4, 8, 0, bytes(4)), "zero-size"),
     "webp header alone": (WEBP[:30], "truncated"),
     "webp without its last byte": (WEBP[:-1], "truncated"),
     "webp of 16384 x 16384": (b"RIFF" + struct.pack("<I", 4 + len(VP8X_BOMB)) + b"WEBP" + VP8X_BOMB, "too-many-pixels"),
@@ -93,10 +82,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "gif header alone": (GIF[:13], "truncated"),
     "gif cut in the pixels": (GIF[: len(GIF) // 2 + 30], "truncated"),
     "gif without a frame": (GIF[:13] + b";", "truncated"),
+    "gif with a comment of a million pieces": (GIF[:61] + b"!\xfe" + b"\1x" * 10**6 + b"\0" + GIF[61:], "corrupt"),
     "gif of 65535 x 65535": (GIF[:6] + b"\xff" * 4 + GIF[10:], "too-many-pixels"),
     "bmp header alone": (BMP[:54], "truncated"),
     "bmp cut in the pixels": (BMP[: len(BMP) // 2], "truncated"),
     "bmp of 20000 x 20000": (BMP[:18] + struct.pack("<ii", 20000, 20000) + BMP[26:], "too-many-pixels"),
+    "bmp run-length coded": (BMP[:30] + b"\1" + BMP[31:], "format"),
     "bmp of an unknown compression": (BMP[:30] + b"\x09" + BMP[31:], "corrupt"),
 }
 

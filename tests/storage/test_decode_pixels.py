@@ -1,13 +1,13 @@
 """The image rule: what odd but sound files become. Bad ones are in test_decode.py."""
 
-import struct
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import pytest
+from image_files import chunk, encode, exif, png_of
 from PIL import Image, ImageOps
 
 from stillhouse.storage.decode import decode, encode_png, pixel_hash
@@ -19,27 +19,6 @@ ALPHA = GRAY.transpose(Image.Transpose.FLIP_LEFT_RIGHT).point(lambda level: 255 
 RGBA = Image.merge("RGBA", (*RGB.split(), ALPHA))
 PALETTE = RGB.quantize(16)
 FRAMES = [RGB.rotate(90), RGB.rotate(180)]
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    out = BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *between: bytes) -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    parts = (b"\x89PNG\r\n\x1a\n", head, *between, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
-    return b"".join(parts)
-
-
-def exif(value: int, order: str = "<") -> bytes:
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    return b"Exif\0\0" + mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, value, 0, 0)
 
 
 def on_white(rgba: Image.Image) -> Image.Image:
@@ -81,7 +60,7 @@ GOOD: dict[str, tuple[bytes, Image.Image]] = {
         Image.fromarray((GRAY16 >> 8).astype(np.uint8)).convert("RGB"),
     ),
     "png 16-bit colour": (
-        png(1, 1, 16, 2, b"\0\x12\x34\xab\xcd\xff\x00"),
+        png_of(1, 1, 16, 2, b"\0\x12\x34\xab\xcd\xff\x00"),
         Image.new("RGB", (1, 1), (0x12, 0xAB, 0xFF)),
     ),
     "png palette": (encode(PALETTE, "PNG"), PALETTE.convert("RGB")),
@@ -100,7 +79,7 @@ GOOD: dict[str, tuple[bytes, Image.Image]] = {
     "png rgba": (encode(RGBA, "PNG"), on_white(RGBA)),
     "png gray with a colour key": (encode(GRAY, "PNG", transparency=128), Image.fromarray(KEYED).convert("RGB")),
     "png 16-bit with a colour key": (
-        png(1, 1, 16, 0, b"\0\x12\x34", chunk(b"tRNS", b"\x12\x34")),
+        png_of(1, 1, 16, 0, b"\0\x12\x34", chunk(b"tRNS", b"\x12\x34")),
         Image.new("RGB", (1, 1), (0x12,) * 3),
     ),
     "png with a text bomb": (PNG[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20), 9)) + PNG[33:], RGB),
@@ -114,6 +93,11 @@ GOOD: dict[str, tuple[bytes, Image.Image]] = {
     "webp animated": (encode(RGB, "WEBP", lossless=True, save_all=True, append_images=FRAMES), RGB),
     "gif": (GIF, PALETTE.convert("RGB")),
     "gif animated": (encode(PALETTE, "GIF", save_all=True, append_images=FRAMES), PALETTE.convert("RGB")),
+    "gif with comments and stray bytes": (
+        GIF[:61] + b"\0\0" + b"!\xfe" + (b"\xff" + b"x" * 255) * 9 + b"\0" + b"!\xfe\1x\0" * 9 + GIF[61:],
+        PALETTE.convert("RGB"),
+    ),
+    "gif with a frame larger than its canvas": (GIF[:6] + b"\2\0\2\0" + GIF[10:], PALETTE.convert("RGB")),
     "gif gray with a clear level": (
         encode(GRAY, "GIF", transparency=128, optimize=False),
         Image.fromarray(KEYED).convert("RGB"),
@@ -132,6 +116,16 @@ def test_pixels_follow_the_rule(name: str) -> None:
     assert type(image) is Image.Image and image.mode == "RGB" and image.info == {}
     assert image.size == expected.size
     assert image.tobytes() == expected.tobytes()
+
+
+def test_large_images_are_converted_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: pixel_hash(decode(data)) for name, (data, _) in GOOD.items()}
+    monkeypatch.setattr(sys.modules[decode.__module__], "BAND_PIXELS", 50)  # two rows and a half
+    for name, (data, expected) in GOOD.items():
+        image = decode(data)
+        assert image.tobytes() == expected.tobytes(), name
+        assert image.info == {} and type(image) is Image.Image
+        assert pixel_hash(image) == whole[name]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

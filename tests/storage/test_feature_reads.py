@@ -14,7 +14,8 @@ import zarr
 
 from stillhouse.core.errors import CorruptError, MissingError, StillhouseError, UsageError
 from stillhouse.storage import layout
-from stillhouse.storage.commit import read_record, signed_json
+from stillhouse.storage.records import read_record
+from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import LEVELS, StoreShape, make_store, write_features
 from stillhouse.storage.verify import verify

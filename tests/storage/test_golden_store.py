@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from stillhouse.storage.commit import ObjectEntry
 from stillhouse.storage.decode import decode
+from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import latest_seal, records, store_id
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, make_store

@@ -10,8 +10,9 @@ import pytest
 
 from stillhouse.core.errors import CorruptError, MissingError
 from stillhouse.storage import layout
-from stillhouse.storage.commit import ObjectEntry, signed_json
+from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import content_digest, decided_units, latest_seal, records, seal, store_id
+from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, flip_bit, make_store, write_missing
 

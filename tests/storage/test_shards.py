@@ -20,7 +20,7 @@ from numcodecs.zstd import Zstd
 
 from stillhouse.core.errors import CorruptError, MissingError
 from stillhouse.storage import shards
-from stillhouse.storage.crc import CRC_BYTES, crc32c, with_crc
+from stillhouse.storage.crc import CRC_BYTES, with_crc
 from stillhouse.storage.layout import array_metadata
 from stillhouse.storage.shards import ShardReader, fingerprint, fingerprint_rows, shard_chunks
 from stillhouse.storage.testing import flip_bit

@@ -16,8 +16,8 @@ import zarr
 
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, StillhouseError, UsageError
 from stillhouse.storage import layout
-from stillhouse.storage.commit import signed_json
 from stillhouse.storage.seal import records, seal
+from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.specs import BlockPlan, StorePlan
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import LEVELS, StoreShape, flip_bit, make_store, write_missing
@@ -286,6 +286,21 @@ def test_unknown_teachers_and_levels_are_answered_with_the_known(random_store: S
     with pytest.raises(UsageError) as caught:
         random_store.codes("tiny", "pooled", 0, 0, [0])
     assert str(caught.value) == "teacher 'tiny' has no level 'pooled'; levels: cls, patch"
+
+
+def test_a_teacher_is_the_one_that_the_features_are_of(own_store: Store) -> None:
+    path = own_store.root / layout.teacher_path("tiny")
+    whole = path.read_bytes()
+    for damage in (
+        lambda: path.unlink(),
+        lambda: path.write_bytes(signed_json(StoreShape(seed=9).teacher("tiny").model_dump(mode="json"))),
+        lambda: path.write_bytes((path.parent / "tiny-int8.json").read_bytes()),
+    ):
+        damage()
+        with pytest.raises(CorruptError, match=r"teachers/tiny.json (is not there|is another teacher's).*; restore"):
+            own_store.teacher("tiny")
+        path.write_bytes(whole)
+    assert own_store.teacher("tiny").name == "tiny"
 
 
 def test_reading_writes_nothing(own_store: Store) -> None:

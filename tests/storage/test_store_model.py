@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stillhouse.core.errors import CorruptError, MissingError
 from stillhouse.storage import commit, layout
 from stillhouse.storage.collect import collect
-from stillhouse.storage.commit import Record, read_record
+from stillhouse.storage.records import Record, read_record
 from stillhouse.storage.seal import content_digest, latest_seal, seal
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import (
@@ -106,7 +106,7 @@ class StoreModel(RuleBasedStateMachine):
             self.decided.add(unit)
             assert before is None or read_record(self.store.root, unit) == before
 
-    @rule(unit=st.sampled_from(UNITS), phase=st.sampled_from(["write_synced", "_decide", "publish"]))
+    @rule(unit=st.sampled_from(UNITS), phase=st.sampled_from(["write_synced", "decide", "publish"]))
     def die(self, unit: str, phase: str) -> None:
         """A process dies while it stages, before it decides, or after it decided and before it published."""
         if not self.can_write(unit):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from stillhouse.storage import layout
-from stillhouse.storage.commit import read_record
 from stillhouse.storage.crc import crc32c
+from stillhouse.storage.records import read_record
 from stillhouse.storage.seal import records
 from stillhouse.storage.shards import ShardReader
 from stillhouse.storage.store import Store
