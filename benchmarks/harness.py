@@ -5,6 +5,7 @@ that changes from round to round, so that a noisy neighbour hits all of them ali
 """
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -67,11 +68,18 @@ class Bars:
             print(f"bar {line['bar']} {line['value']:.3f} {line['relation']} {line['limit']} {verdict}")
 
 
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def write_json(path: Path | None, bars: Bars, tables: Mapping[str, Any]) -> None:
     """Keep a run as a dated file's content."""
     if path is None:
         return
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    machine = {"python": platform.python_version(), "system": platform.platform(terse=True)}
+    machine |= {"cores": str(os.cpu_count()), "processor": _processor()}
     body = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "bars": bars.lines, "tables": dict(tables)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")

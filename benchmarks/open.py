@@ -23,7 +23,8 @@ from stores import LEVEL, TEACHER, begin_store, fill_block
 
 from stillhouse.core import rng
 from stillhouse.storage import layout
-from stillhouse.storage.commit import Record, read_record, signed_json
+from stillhouse.storage.records import Record, read_record
+from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import center_params
 from stillhouse.storage.writer import commit_view
