@@ -60,7 +60,7 @@ def row_batches(kind: Kind, order: str, number: int, batches: int) -> list[Rows]
     """The rows of each batch of a round: the same for every contestant that does as many."""
     if order == "in order":
         starts = (np.arange(batches) + number * batches) * BATCH % (kind.rows - BATCH + 1) // BATCH * BATCH
-        return [np.arange(start, start + BATCH) for start in starts]
+        return [range(start, start + BATCH) for start in starts.tolist()]
     rows_of_a_block = np.arange(kind.block_rows) + number % kind.blocks * kind.block_rows
     words = rng.uniform_words(2, batches * BATCH, "rows", number)
     return list(rows_of_a_block[(words % np.uint64(kind.block_rows)).astype(np.int64)].reshape(batches, BATCH))

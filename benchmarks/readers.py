@@ -24,7 +24,9 @@ from stillhouse.storage.layout import features_array
 from stillhouse.storage.store import Store
 
 BATCH = 64
-Rows = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64] | range
+"""The rows of a batch: a range in order, an array at random."""
+Shuffled = npt.NDArray[np.int64]
 Bytes2D = npt.NDArray[np.uint8]
 
 
@@ -61,7 +63,7 @@ class Reader:
 
     batch: Callable[[Rows], Any] | None = None
     stream: Callable[[], Generator[Any]] | None = None
-    window: Callable[[int, Rows], Any] | None = None
+    window: Callable[[int, Shuffled], Any] | None = None
     share: int = 1
 
 
@@ -82,19 +84,14 @@ def stillhouse(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     whole = features.buffer(block)
 
     def batch(rows: Rows) -> None:
-        numbers = rows // block
-        if numbers[0] == numbers[-1] and (numbers == numbers[0]).all():
-            features.read(0, int(numbers[0]), rows - numbers[0] * block, out)
+        if isinstance(rows, range):
+            number = rows.start // block
+            features.read(0, number, range(rows.start - number * block, rows.stop - number * block), out)
             return
-        order = np.argsort(numbers, kind="stable")  # a batch that spans blocks asks each of them once
-        cuts = np.flatnonzero(np.diff(numbers[order])) + 1
-        for part in np.split(order, cuts):
-            number = int(numbers[part[0]])
-            part_NS = features.buffer(len(part))
-            features.read(0, number, rows[part] - number * block, part_NS)
-            out[part] = part_NS
+        number = int(rows[0]) // block  # random batches stay in one block, for everybody
+        features.read(0, number, rows - number * block, out)
 
-    def window(number: int, order: Rows) -> None:
+    def window(number: int, order: Shuffled) -> None:
         rows = features.window(0, [number], whole)
         for start in range(0, len(order) - BATCH + 1, BATCH):
             rows.take(order[start : start + BATCH], out)
@@ -124,13 +121,13 @@ def pread(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     whole = np.empty((kind.block_rows, size), np.uint8)
 
     def batch(rows: Rows) -> None:
-        if rows[-1] - rows[0] == len(rows) - 1:
-            os.preadv(fd, [flat], header + int(rows[0]) * size)
+        if isinstance(rows, range):
+            os.preadv(fd, [flat], header + rows.start * size)
             return
         for place, row in zip(places, rows.tolist(), strict=True):
             os.preadv(fd, [place], header + row * size)
 
-    def window(number: int, order: Rows) -> None:
+    def window(number: int, order: Shuffled) -> None:
         os.preadv(fd, [whole.reshape(-1).data], header + number * kind.block_rows * size)
         for start in range(0, len(order) - BATCH + 1, BATCH):
             np.take(whole, order[start : start + BATCH], axis=0, out=out, mode="clip")
@@ -142,7 +139,14 @@ def npy_mmap(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     """numpy's own way; reads what `pread` wrote."""
     mapped = np.load(folder / "rows.npy", mmap_mode="r")
     out = np.empty((BATCH, kind.row_bytes), np.uint8)
-    return Reader(batch=lambda rows: np.take(mapped, rows, axis=0, out=out, mode="clip"))
+
+    def batch(rows: Rows) -> None:
+        if isinstance(rows, range):
+            np.copyto(out, mapped[rows.start : rows.stop])
+        else:
+            np.take(mapped, rows, axis=0, out=out, mode="clip")
+
+    return Reader(batch=batch)
 
 
 def zarr_python(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
@@ -150,8 +154,8 @@ def zarr_python(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     array: Any = zarr.open_array(folder / "store" / features_array(TEACHER, LEVEL), mode="r")
 
     def batch(rows: Rows) -> None:
-        if rows[-1] - rows[0] == len(rows) - 1:
-            array[0, int(rows[0]) : int(rows[-1]) + 1]
+        if isinstance(rows, range):
+            array[0, rows.start : rows.stop]
             return
         for row in rows.tolist():  # faster than oindex, which builds one coordinate per element
             array[0, row]
@@ -190,7 +194,7 @@ def mosaic_mds(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     out = np.empty((BATCH, kind.row_bytes), np.uint8)
 
     def batch(rows: Rows) -> None:
-        for place, row in zip(out, rows.tolist(), strict=True):
+        for place, row in zip(out, np.asarray(rows).tolist(), strict=True):
             place[:] = np.frombuffer(dataset[row]["row"], np.uint8)
 
     def stream() -> Generator[Any]:
@@ -218,7 +222,7 @@ def lmdb_rows(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
     out = np.empty((BATCH, kind.row_bytes), np.uint8)
 
     def batch(rows: Rows) -> None:
-        for place, row in zip(out, rows.tolist(), strict=True):
+        for place, row in zip(out, np.asarray(rows).tolist(), strict=True):
             place[:] = np.frombuffer(reading.get(struct.pack(">I", row)), np.uint8)
 
     return Reader(batch=batch)

@@ -36,6 +36,8 @@ def run_residue(num_bytes: int, rows: int) -> int:
     a run of rows as sharply as a sum for each would: what one wrong row leaves behind, no later row takes away, as the
     sum of later bytes is an invertible map of it; two wrong rows may cancel once in 2^32.
     """
+    if rows == 1:
+        return RESIDUE
     residues = _RESIDUES.setdefault(num_bytes, [RESIDUE])
     if len(residues) < rows:
         zeros = bytes(num_bytes)

@@ -63,7 +63,7 @@ class Features:
             MissingError: no such features yet, or a row is in quarantine.
             CorruptError: bytes on disk are not the bytes that were written.
         """
-        rows = self._store.good_rows(block) if rows is None else np.asarray(rows, np.int64)
+        rows = self._store.good_rows(block) if rows is None else rows
         shard = self._shard(view, block)
         out = self.buffer(len(rows)) if out is None else out
         shard.read(rows, out)
@@ -81,18 +81,17 @@ class Features:
         return Window(self, out)
 
     def _shard(self, view: int, block: int) -> ShardReader:
-        path = layout.features_chunk(self.teacher, self.level, view, block)
-        unit = layout.features_unit(self.teacher, view, block)
-        what = f"features of {self.teacher}/{self.level} for view {view} of block {block}"
-
         def load() -> ShardReader:
+            path = layout.features_chunk(self.teacher, self.level, view, block)
+            unit = layout.features_unit(self.teacher, view, block)
+            what = f"features of {self.teacher}/{self.level} for view {view} of block {block}"
             entry = self._store.entry(unit, path, what)
             fingerprint = self._store.require(unit, what).facts.get("fingerprints", {}).get(self.level)
             place = regular_file(self._store.root, path)
             num_rows = self._store.plan.block_samples
             return ShardReader(place, num_rows, self.row_bytes, entry.num_bytes, fingerprint=fingerprint)
 
-        return self._store.cached(("shard", path), load)
+        return self._store.cached(("shard", self.teacher, self.level, view, block), load)
 
 
 class Window:

@@ -48,7 +48,7 @@ class Store:
         self.root, self.spec, self.plan = root, spec, plan
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._cache: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._cache: OrderedDict[tuple[str | int, ...], Any] = OrderedDict()
 
     @classmethod
     def create(cls, root: Path, spec: StoreSpec, plan: StorePlan) -> "Store":
@@ -175,7 +175,7 @@ class Store:
                 return entry
         raise CorruptError(f"record {layout.record_path(unit)} does not name {path}", hint="run `stillhouse verify`")
 
-    def cached(self, key: tuple[str, ...], make: Callable[[], R]) -> R:
+    def cached(self, key: tuple[str | int, ...], make: Callable[[], R]) -> R:
         """What `make` returned for this key: a small least-recently-used cache of open files and parsed indexes.
 
         None is not kept. Everything that reads goes through here, so a use after fork is an error at once.
