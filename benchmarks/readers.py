@@ -18,7 +18,6 @@ import zarr
 from stores import LEVEL, TEACHER, begin_store, fill_block
 
 from stillhouse.core import rng
-from stillhouse.storage.codecs import CodecName
 from stillhouse.storage.images import TarLayout, tar_end
 from stillhouse.storage.layout import features_array
 from stillhouse.storage.store import Store
@@ -101,7 +100,7 @@ def stillhouse(kind: Kind, rows_NR: Bytes2D, folder: Path) -> Reader:
 
 def make_store(kind: Kind, rows_NR: Bytes2D, root: Path) -> Store:
     """A store whose one level holds these rows."""
-    codec: CodecName = "int8" if kind.dtype == "int8" else "fp16"
+    codec: str = "int8" if kind.dtype == "int8" else "fp16"
     shape = {"tokens": kind.tokens, "dim": kind.width}
     store = begin_store(root, blocks=kind.blocks, block_rows=kind.block_rows, views=1, codec=codec, **shape)
     for block in range(kind.blocks):

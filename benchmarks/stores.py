@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.storage.codecs import CodecName, fit_codec
+from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.index import SampleRow
 from stillhouse.storage.specs import BlockPlan, LevelSpec, Preprocessing, StorePlan, StoreSpec, TeacherSpec
 from stillhouse.storage.store import Store
@@ -18,9 +18,7 @@ from stillhouse.storage.writer import BlockSample, commit_codecs, commit_feature
 TEACHER, LEVEL = "teacher", "patch"
 
 
-def begin_store(
-    root: Path, *, blocks: int, block_rows: int, views: int, tokens: int, dim: int, codec: CodecName
-) -> Store:
+def begin_store(root: Path, *, blocks: int, block_rows: int, views: int, tokens: int, dim: int, codec: str) -> Store:
     """A store with a plan, a teacher and a codec, and no block yet."""
     planned = BlockPlan(split="train", num_rows=block_rows, keys_sha256=keys_digest(_keys(block_rows)))
     spec = StoreSpec(ingest={}, views={"num": views, "size": 224, "policy": "center"})

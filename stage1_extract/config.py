@@ -1,15 +1,26 @@
 """The sections `ingest` and `teachers` of a pipeline."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.core.encoders import EncoderConfig, Precision
-from stillhouse.storage.codecs import CodecName
+from stillhouse.core.errors import UsageError
+from stillhouse.storage.codecs import check_choice
+from stillhouse.storage.codecs.auto import Budget
 from stillhouse.storage.specs import TRAIN
 
 from .sources import SourceConfig
+
+AUTO = "auto"
+
+
+def _known_codec(choice: str) -> str:
+    try:
+        return choice if choice == AUTO else check_choice(choice)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 class IngestConfig(Config):
@@ -44,11 +55,28 @@ class TeacherConfig(EncoderConfig):
     std: tuple[float, float, float] | None = None
     image_size: int | None = Field(default=None, ge=1)
     """Pixels a side that the teacher sees; None: the size of the views."""
-    codec: CodecName = "fp16"
+    codec: Annotated[str, AfterValidator(_known_codec)] = "fp16"
+    """A codec as `name` or `name:rate`, or `auto`: the best one for a budget, chosen by measuring."""
+    bytes_per_token: float | None = Field(default=None, gt=0)
+    """For `codec: auto`: the least error in so many bytes a token on disk."""
+    max_nmse: float | None = Field(default=None, gt=0, lt=1)
+    """For `codec: auto`: the fewest bytes with so large an error, a share of the variance of the tokens."""
     precision: Precision = "fp32"
     batch: int = Field(default=32, ge=1)
     licence: str = ""
     """Licence of the weights, carried into the store's card."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TeacherConfig":
+        given = [name for name in ("bytes_per_token", "max_nmse") if getattr(self, name) is not None]
+        if (self.codec == AUTO) != (len(given) == 1):
+            raise ValueError(f"codec auto takes either bytes_per_token or max_nmse, other codecs neither; got {given}")
+        return self
+
+    @property
+    def budget(self) -> Budget | None:
+        """What `auto` chooses by; None for any other codec."""
+        return Budget(self.bytes_per_token, self.max_nmse) if self.codec == AUTO else None
 
 
 class ExtractConfig(Config):

@@ -19,6 +19,7 @@ from stillhouse.core.events import Reporter, Task
 from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
 from stillhouse.storage.codecs import Codec, CodeType, fit_codec
+from stillhouse.storage.codecs.auto import choose
 from stillhouse.storage.decode import decode
 from stillhouse.storage.records import Record
 from stillhouse.storage.redo import noted_redo
@@ -99,7 +100,7 @@ def write_features(
     _require_same_args(store, config)
     with worker_threads(run.threads, "render") as pool:
         extractor = _Extractor(store, teacher, policy, pool)
-        extractor.fit_codecs()
+        extractor.fit_codecs(reporter)
         todo = undecided(store, config.name)
         if only_noted:
             todo = [(b, v) for b, v in todo if noted_redo(store.root, layout.features_unit(config.name, v, b))]
@@ -165,7 +166,7 @@ class _Extractor:
     def __init__(self, store: Store, teacher: Teacher, policy: ViewPolicyConfig, pool: ThreadPoolExecutor) -> None:
         self._store, self._teacher, self._policy, self._pool = store, teacher, policy, pool
 
-    def fit_codecs(self) -> None:
+    def fit_codecs(self, reporter: Reporter) -> None:
         """Fit and commit the codecs on the first rows of the first block, unless they are there."""
         store, spec = self._store, self._teacher.spec
         if store.done(layout.codecs_unit(spec.name)):
@@ -179,9 +180,20 @@ class _Extractor:
         params = drawn(store, self._policy, block, 0)
         batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]
         sample = {level: np.concatenate([batch[level] for batch in batches]) for level in spec.levels}
-        codecs = {level: fit_codec(spec.codec, tokens) for level, tokens in sample.items()}
+        config = self._teacher.config
+        facts: dict[str, Any] = {
+            "fitted_on": {"block": block, "view": 0, "rows": len(rows)},
+            "config": identity(config),
+        }
+        if config.budget is None:
+            codecs = {level: fit_codec(spec.codec, tokens) for level, tokens in sample.items()}
+        else:
+            chosen = {level: choose(tokens, config.budget) for level, tokens in sample.items()}
+            codecs = {level: one.codec for level, one in chosen.items()}
+            facts["chosen"] = {level: one.to_json() for level, one in chosen.items()}
+            for level, one in chosen.items():
+                reporter.say(f"codec of {config.name}/{level}: {one.choice}, {one.why}")
         statistics = {level: channel_statistics(tokens) for level, tokens in sample.items()}
-        facts = {"fitted_on": {"block": block, "view": 0, "rows": len(rows)}, "config": identity(self._teacher.config)}
         commit_codecs(store, spec, codecs, statistics, facts)
 
     def run_unit(self, block: int, view: int, advance: Callable[[int], None]) -> None:

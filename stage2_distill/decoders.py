@@ -27,7 +27,62 @@ def _int8(arrays: Arrays, device: torch.device) -> Decoder:
     return lambda codes_BTC: torch.addcmul(offset, codes_BTC.float(), scale)
 
 
-DECODERS: Final[Mapping[str, Callable[[Arrays, torch.device], Decoder]]] = {"fp16": _fp16, "int8": _int8}
+def _bf16(arrays: Arrays, device: torch.device) -> Decoder:
+    return lambda codes_BTC: codes_BTC.view(torch.bfloat16).float()
+
+
+def _klt(arrays: Arrays, device: torch.device) -> Decoder:
+    mean, axes, step, shift = (torch.from_numpy(arrays[n].copy()).to(device) for n in ("mean", "axes", "step", "shift"))
+
+    def decode(codes_BTK: Tensor) -> Tensor:
+        codes = codes_BTK.float()
+        values_BTK = (codes + torch.sign(codes) * shift) * step
+        return values_BTK @ axes + mean
+
+    return decode
+
+
+def _pq(arrays: Arrays, device: torch.device) -> Decoder:
+    books_MLP = torch.from_numpy(arrays["books"].copy()).to(device)
+    num_parts, num_centroids, part = books_MLP.shape
+    flat = books_MLP.reshape(num_parts * num_centroids, part)
+    first_M = torch.arange(num_parts, device=device) * num_centroids
+
+    def decode(codes_BTM: Tensor) -> Tensor:
+        found = flat.index_select(0, (codes_BTM.long() + first_M).reshape(-1))
+        return found.reshape(*codes_BTM.shape[:2], num_parts * part)
+
+    return decode
+
+
+def _opq(arrays: Arrays, device: torch.device) -> Decoder:
+    rotation, decode_pq = torch.from_numpy(arrays["rotation"].copy()).to(device), _pq(arrays, device)
+    return lambda codes_BTM: decode_pq(codes_BTM) @ rotation
+
+
+def _rq(arrays: Arrays, device: torch.device) -> Decoder:
+    books_MLD = torch.from_numpy(arrays["books"].copy()).to(device)
+    num_books, num_centroids, dim = books_MLD.shape
+    flat = books_MLD.reshape(num_books * num_centroids, dim)
+    first_M = torch.arange(num_books, device=device) * num_centroids
+
+    def decode(codes_BTM: Tensor) -> Tensor:
+        names = (codes_BTM.long() + first_M).reshape(-1, num_books)
+        return torch.nn.functional.embedding_bag(names, flat, mode="sum").reshape(*codes_BTM.shape[:2], dim)
+
+    return decode
+
+
+DECODERS: Final[Mapping[str, Callable[[Arrays, torch.device], Decoder]]] = {
+    "fp16": _fp16,
+    "bf16": _bf16,
+    "int8": _int8,
+    "int4": _int8,
+    "klt": _klt,
+    "pq": _pq,
+    "opq": _opq,
+    "rq": _rq,
+}
 
 
 def build_decoder(codec: Codec, device: torch.device) -> Decoder:

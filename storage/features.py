@@ -28,7 +28,7 @@ class Features:
     def __init__(self, store: "Store", teacher: str, level: str) -> None:
         self._store, self.teacher, self.level = store, teacher, level
 
-        def load() -> tuple[int, int, np.dtype[Any]]:
+        def load() -> tuple[int, int, np.dtype[Any], bool]:
             levels = store.teacher(teacher).levels
             code_type = store.codec(teacher, level).code_type
             path = f"{layout.features_array(teacher, level)}/zarr.json"
@@ -36,9 +36,14 @@ class Features:
             if told["shape"][2:] != [levels[level].num_tokens, code_type.width] or told["data_type"] != code_type.dtype:
                 message = f"{store.root / path} says {told['shape']} {told['data_type']}, its codec something else"
                 raise CorruptError(message, hint=f"run `stillhouse verify {store.root}`")
-            return levels[level].num_tokens, code_type.width, np.dtype(code_type.dtype).newbyteorder("<")
+            return (
+                levels[level].num_tokens,
+                code_type.width,
+                np.dtype(code_type.dtype).newbyteorder("<"),
+                code_type.compressed,
+            )
 
-        self.num_tokens, self.width, self.dtype = store.cached(("row", teacher, level), load)
+        self.num_tokens, self.width, self.dtype, self._compressed = store.cached(("row", teacher, level), load)
         self.row_bytes = self.num_tokens * self.width * self.dtype.itemsize
 
     def buffer(self, num_rows: int) -> Rows:
@@ -48,6 +53,8 @@ class Features:
     def codes(self, rows_NS: Rows) -> Codes:
         """Rows of a `buffer` as codes [N, T, C]: a view, its rows S bytes apart."""
         payload = rows_NS[:, : self.row_bytes].view(self.dtype)
+        if self._compressed:
+            return payload.reshape(len(rows_NS), self.width, self.num_tokens).swapaxes(1, 2)
         return payload.reshape(len(rows_NS), self.num_tokens, self.width)
 
     def read(
@@ -89,7 +96,9 @@ class Features:
             fingerprint = self._store.require(unit, what).facts.get("fingerprints", {}).get(self.level)
             place = regular_file(self._store.root, path)
             num_rows = self._store.plan.block_samples
-            return ShardReader(place, num_rows, self.row_bytes, entry.num_bytes, fingerprint=fingerprint)
+            return ShardReader(
+                place, num_rows, self.row_bytes, entry.num_bytes, zstd=self._compressed, fingerprint=fingerprint
+            )
 
         return self._store.cached(("shard", self.teacher, self.level, view, block), load)
 

@@ -32,6 +32,7 @@ MAX_INNER_CHUNK_BYTES = 64 << 20
 MAX_VALUES = 1 << 62
 """Of one array: so that sizes fit int64 wherever they go."""
 MAX_DIMENSIONS = 8
+MAX_PATH_PARTS = 12
 MAX_TEACHERS = 256
 MAX_LEVELS = 256
 MAX_BLOCK_ROWS = 1 << 20
@@ -150,7 +151,7 @@ _KINDS = {
 def is_member(path: str) -> bool:
     """True for a relative POSIX path of plain names, as a group names its members."""
     parts = path.split("/")
-    return len(path) <= MAX_TEXT and len(parts) <= MAX_DIMENSIONS and all(map(_PART.fullmatch, parts))
+    return len(path) <= MAX_TEXT and len(parts) <= MAX_PATH_PARTS and all(map(_PART.fullmatch, parts))
 
 
 def read_capped(path: Path, max_bytes: int, hint: str = WRITTEN) -> bytes | None:

@@ -70,6 +70,11 @@ def codec_group(teacher: str, level: str) -> str:
     return f"features/{teacher}/codecs/{level}"
 
 
+def codec_chunk(teacher: str, level: str, name: str, dimensions: int) -> str:
+    """The one chunk of a codec's array."""
+    return "/".join([codec_group(teacher, level), name, "c", *("0" * dimensions)])
+
+
 def teacher_path(teacher: str) -> str:
     return f"{LOG}/teachers/{teacher}.json"
 
@@ -134,17 +139,19 @@ def array_metadata(
     fill_value: float | str,
     dimension_names: tuple[str, ...],
     inner_chunk: tuple[int, ...] | None = None,
-    zstd: bool = False,
+    compressed: bool = False,
     attributes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """zarr.json of a Zarr v3 array whose every chunk carries a crc32c.
 
     With `inner_chunk` the array is sharded: `chunk` is the shard, and the shard index sits at the end of the file.
-    With `zstd` each chunk is compressed before its crc32c is taken.
+    With `compressed` the last two dimensions of each chunk change places and zstd follows, before its crc32c is taken.
     """
     endian = {} if dtype in ("int8", "uint8") else {"configuration": {"endian": "little"}}
-    compressor = [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}] if zstd else []
-    bytes_and_crc = [{"name": "bytes", **endian}, *compressor, {"name": "crc32c"}]
+    turned = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+    before = [{"name": "transpose", "configuration": {"order": turned}}] if compressed else []
+    after = [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}] if compressed else []
+    bytes_and_crc = [*before, {"name": "bytes", **endian}, *after, {"name": "crc32c"}]
     index_codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharded = {
         "name": "sharding_indexed",

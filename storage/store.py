@@ -6,6 +6,7 @@ Legend: N rows, T tokens, C codes a token, P view parameters.
 """
 
 import hashlib
+import math
 import os
 import secrets
 import threading
@@ -345,7 +346,7 @@ class Store:
                 known = ", ".join(record.facts["levels"])
                 raise UsageError(f"teacher {teacher!r} has no level {level!r}", hint=f"levels: {known}")
             described = record.facts["levels"][level]
-            arrays = {name: self._vector(teacher, level, name) for name in described["arrays"]}
+            arrays = {name: self._codec_array(teacher, level, name) for name in described["arrays"]}
             codec = load_codec(described["codec"], described["dim"], arrays)
             spec = self.teacher(teacher).levels.get(level)
             if spec is None or not described["dim"] == codec.dim == spec.dim:
@@ -358,12 +359,16 @@ class Store:
 
     def statistics(self, teacher: str, level: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(mean, std) of each channel, float32 [D], over the sample that the codec was fitted on."""
-        return self._vector(teacher, level, "mean"), self._vector(teacher, level, "std")
+        return self._codec_array(teacher, level, "mean"), self._codec_array(teacher, level, "std")
 
-    def _vector(self, teacher: str, level: str, name: str) -> npt.NDArray[np.float32]:
-        path = f"{layout.codec_group(teacher, level)}/{name}/c/0"
-        entry = self.entry(layout.codecs_unit(teacher), path, f"codec of teacher {teacher}")
-        return self._payload(entry, foreign.MAX_INNER_CHUNK_BYTES, "<f4").astype(np.float32)
+    def _codec_array(self, teacher: str, level: str, name: str) -> npt.NDArray[np.float32]:
+        unit, what = layout.codecs_unit(teacher), f"codec of teacher {teacher}"
+        shape = tuple(self.metadata(unit, f"{layout.codec_group(teacher, level)}/{name}/zarr.json")["shape"])
+        entry = self.entry(unit, layout.codec_chunk(teacher, level, name, len(shape)), what)
+        flat = self._payload(entry, foreign.MAX_INNER_CHUNK_BYTES, "<f4").astype(np.float32)
+        if flat.size != math.prod(shape):
+            raise CorruptError(f"{self.root / entry.path} has {flat.size} values, expected {shape}", hint=RESTORE)
+        return flat.reshape(shape)
 
     def features(self, teacher: str, level: str) -> Features:
         """Reads the codes of one level of one teacher; UsageError naming the known ones if there is no such level."""

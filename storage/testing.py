@@ -21,7 +21,7 @@ from PIL import Image
 from stillhouse.core.errors import DataError
 
 from . import layout
-from .codecs import Codec, CodecName, fit_codec, load_codec
+from .codecs import Codec, fit_codec, load_codec
 from .decode import decode, pixel_hash
 from .index import SampleRow
 from .seal import seal
@@ -50,7 +50,7 @@ class StoreShape:
     block_samples: int = 4
     blocks: tuple[tuple[str, int], ...] = ((TRAIN, 4), (TRAIN, 3), ("test", 2))
     bad_rows: frozenset[tuple[int, int]] = frozenset({(0, 2)})
-    teachers: Mapping[str, CodecName] = field(default_factory=lambda: {"tiny": "fp16", "tiny-int8": "int8"})
+    teachers: Mapping[str, str] = field(default_factory=lambda: {"tiny": "fp16", "tiny-int8": "int8"})
     num_views: int = 2
     view_size: int = 8
     seed: int = 0
@@ -252,7 +252,10 @@ class CodecTests:
     def test_arrays_describe_the_codec(self) -> None:
         tokens = self.tokens()
         codec = fit_codec(self.name, tokens)
-        stored = {name: np.frombuffer(array.astype("<f4").tobytes(), "<f4") for name, array in codec.arrays().items()}
+        stored = {
+            name: np.frombuffer(array.astype("<f4").tobytes(), "<f4").reshape(array.shape)
+            for name, array in codec.arrays().items()
+        }
         loaded = load_codec(codec.name, codec.dim, stored)
         codes = codec.encode(tokens)
         assert loaded.code_type == codec.code_type and loaded.dim == codec.dim

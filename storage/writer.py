@@ -117,10 +117,16 @@ def commit_codecs(
         files[f"{group}/zarr.json"] = canonical_json(layout.group_metadata(attributes))
         for name, array in (arrays | dict(statistics[level])).items():
             metadata = layout.array_metadata(
-                shape=array.shape, chunk=array.shape, dtype="float32", fill_value="NaN", dimension_names=("channel",)
+                shape=array.shape,
+                chunk=array.shape,
+                dtype="float32",
+                fill_value="NaN",
+                dimension_names=("channel",) if array.ndim == 1 else tuple(f"axis_{i}" for i in range(array.ndim)),
             )
             files[f"{group}/{name}/zarr.json"] = canonical_json(metadata)
-            files[f"{group}/{name}/c/0"] = with_crc(np.ascontiguousarray(array, "<f4").tobytes())
+            files[layout.codec_chunk(teacher.name, level, name, array.ndim)] = with_crc(
+                np.ascontiguousarray(array, "<f4").tobytes()
+            )
         array_path = layout.features_array(teacher.name, level)
         files[f"{array_path}/zarr.json"] = canonical_json(_features_metadata(store, teacher, level, codec))
     with Attempt(store.root, layout.codecs_unit(teacher.name)) as attempt:
@@ -144,6 +150,7 @@ def _features_metadata(store: Store, teacher: TeacherSpec, level: str, codec: Co
         inner_chunk=(1, 1, spec.num_tokens, code_type.width),
         dtype=code_type.dtype,
         fill_value=code_type.fill_value,
+        compressed=code_type.compressed,
         dimension_names=("view", "row", "token", "code"),
         attributes=attributes,
     )
@@ -170,10 +177,14 @@ def commit_features(
     fingerprints = {}
     with Attempt(store.root, layout.features_unit(teacher, view, block)) as attempt:
         for level, codes_NTC in codes.items():
-            payload = np.ascontiguousarray(codes_NTC, codes_NTC.dtype.newbyteorder("<"))
+            compressed = store.codec(teacher, level).code_type.compressed
+            stored = codes_NTC.swapaxes(1, 2) if compressed else codes_NTC
+            payload = np.ascontiguousarray(stored, codes_NTC.dtype.newbyteorder("<"))
             rows_NR = payload.reshape(len(rows), math.prod(payload.shape[1:])).view(np.uint8)
             if (np.diff(in_order) < 0).any():
                 rows_NR = rows_NR[in_order]
             fingerprints[level] = fingerprint(rows_NR, present)
-            attempt.add(layout.features_chunk(teacher, level, view, block), shard_chunks(rows_NR, present))
+            attempt.add(
+                layout.features_chunk(teacher, level, view, block), shard_chunks(rows_NR, present, zstd=compressed)
+            )
         return attempt.commit({"rows": len(rows), "fingerprints": fingerprints, **facts})

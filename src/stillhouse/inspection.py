@@ -64,11 +64,20 @@ def column_of(path: str) -> str:
 def _teacher(store: Store, name: str, sizes: Counter[str], found: Sequence[Record]) -> dict[str, Any]:
     spec = store.teacher(name)
     done = sum(record.facts["rows"] for record in found if record.unit.startswith(f"features/{name}/"))
+    fitted: dict[str, Any] = next(
+        (record.facts["levels"] for record in found if record.unit == layout.codecs_unit(name)), {}
+    )
     levels = {}
     for level, shape in spec.levels.items():
         num_bytes = sizes[layout.features_array(name, level)]
         per_token = num_bytes / (done * shape.num_tokens) if done else None
-        levels[level] = {"tokens": shape.num_tokens, "dim": shape.dim, "bytes": num_bytes, "bytes_per_token": per_token}
+        levels[level] = {
+            "tokens": shape.num_tokens,
+            "dim": shape.dim,
+            "codec": fitted[level]["codec"] if level in fitted else None,
+            "bytes": num_bytes,
+            "bytes_per_token": per_token,
+        }
     return {
         "name": name,
         "model": spec.model,
@@ -108,7 +117,7 @@ def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for level, shape in teacher["levels"].items():
             size = shape["bytes_per_token"]
             stored = "nothing stored yet" if size is None else f"{size:,.0f} bytes a token on disk"
-            yield "", f"{level}: {shape['tokens']} x {shape['dim']}, {teacher['codec']}, {stored}"
+            yield "", f"{level}: {shape['tokens']} x {shape['dim']}, {shape['codec'] or teacher['codec']}, {stored}"
     for column, num_bytes in facts["bytes"].items():
         yield "bytes", f"{num_bytes:>15,}  {column}"
     yield "", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects"

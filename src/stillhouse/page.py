@@ -222,7 +222,7 @@ def _view(store: Store, view: int, block: int, row: int) -> npt.NDArray[np.uint8
 def _store_facts(store: Store) -> StoreFacts:
     facts = inspect_store(store.root)
     levels = {
-        f"features/{teacher['name']}/{level}": (shape["bytes_per_token"], teacher["codec"])
+        f"features/{teacher['name']}/{level}": (shape["bytes_per_token"], shape["codec"] or "")
         for teacher in facts["teachers"]
         for level, shape in teacher["levels"].items()
     }

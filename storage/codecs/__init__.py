@@ -1,7 +1,11 @@
-"""The codecs by name. A new one is a file here and a line in the table."""
+"""The codecs by name. A new one is a file here and a line in the table.
 
-from collections.abc import Mapping
-from typing import Final, Literal
+A choice is written `name` or `name:rate`: the rate of `klt` is bits a dimension, that of `pq`, `opq` and `rq` bytes a
+token.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,27 +13,64 @@ import numpy.typing as npt
 from stillhouse.core.errors import UsageError
 
 from .base import Codec, Codes, CodeType, Tokens
+from .bf16 import Bf16
 from .fp16 import Fp16
+from .int4 import Int4
 from .int8 import Int8
-
-CodecName = Literal["fp16", "int8"]
-
-CODECS: Final[Mapping[str, type[Fp16] | type[Int8]]] = {"fp16": Fp16, "int8": Int8}
-
-__all__ = ["CODECS", "CodeType", "Codec", "CodecName", "Codes", "Tokens", "fit_codec", "load_codec"]
+from .klt import Klt
+from .opq import Opq
+from .pq import Pq
+from .rq import Rq
 
 
-def fit_codec(name: str, tokens_NTD: Tokens) -> Codec:
-    """Fit codec `name` on a sample of tokens, float32 [N, T, D]."""
-    return _class(name).fit(tokens_NTD)
+class CodecClass(Protocol):
+    """What stands in the table."""
+
+    name: str
+
+    def fit(self, tokens_NTD: Tokens) -> Codec: ...
+    def from_arrays(self, dim: int, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Codec: ...
+
+
+CODECS: Final[Mapping[str, Any]] = {codec.name: codec for codec in (Fp16, Bf16, Int8, Int4, Klt, Pq, Opq, Rq)}
+RATES: Final[Mapping[str, Callable[[str], float]]] = {"klt": float, "pq": int, "opq": int, "rq": int}
+"""What a rate is, for the codecs that have one."""
+
+__all__ = ["CODECS", "CodeType", "Codec", "Codes", "Tokens", "check_choice", "fit_codec", "load_codec"]
+
+
+def fit_codec(choice: str, tokens_NTD: Tokens) -> Codec:
+    """Fit a codec, `name` or `name:rate`, on a sample of tokens, float32 [N, T, D]."""
+    name, rate = _parsed(choice)
+    codec: Codec = CODECS[name].fit(tokens_NTD) if rate is None else CODECS[name].fit(tokens_NTD, rate)
+    return codec
 
 
 def load_codec(name: str, dim: int, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Codec:
     """The codec that `arrays()` of a fitted one describes."""
-    return _class(name).from_arrays(dim, arrays)
+    codec: Codec = CODECS[_parsed(name)[0]].from_arrays(dim, arrays)
+    return codec
 
 
-def _class(name: str) -> type[Fp16] | type[Int8]:
+def check_choice(choice: str) -> str:
+    """`choice` if it names a codec, else UsageError."""
+    _parsed(choice)
+    return choice
+
+
+def _parsed(choice: str) -> tuple[str, float | None]:
+    name, colon, rate = choice.partition(":")
     if name not in CODECS:
         raise UsageError(f"unknown codec {name!r}", hint=f"known: {', '.join(CODECS)}")
-    return CODECS[name]
+    if not colon:
+        return name, None
+    if name not in RATES:
+        raise UsageError(f"codec {name!r} has no rate, got {rate!r}", hint=f"write `codec: {name}`")
+    try:
+        value = RATES[name](rate)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1 << 16:
+        what = "bits a dimension" if RATES[name] is float else "bytes a token"
+        raise UsageError(f"codec {choice!r} has a rate that is no number of {what}", hint=f"such as `codec: {name}:1`")
+    return name, value

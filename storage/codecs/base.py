@@ -10,17 +10,28 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from stillhouse.core.errors import DataError
+
 Tokens = npt.NDArray[np.float32]
 Codes = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class CodeType:
-    """How codes look on disk: `dtype` in Zarr's spelling, `width` = C, and the reserved fill value."""
+    """How codes look on disk.
+
+    Args:
+        dtype: in Zarr's spelling.
+        width: C.
+        fill_value: reserved: no code has it.
+        compressed: each row is stored with its tokens last, [C, T], and goes through zstd: values of one channel lie
+            together, and channels that hold nothing cost nothing.
+    """
 
     dtype: str
     width: int
     fill_value: int | str
+    compressed: bool = False
 
 
 class Codec(Protocol):
@@ -46,3 +57,9 @@ class Codec(Protocol):
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """The fitted parameters by name."""
         ...
+
+
+def require_finite(tokens_NTD: Tokens) -> None:
+    """DataError when a value is NaN or infinite."""
+    if not np.isfinite(tokens_NTD).all():
+        raise DataError("a feature is NaN or infinite", hint="look for the image that makes it")

@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.core.errors import CorruptError, DataError
+from stillhouse.core.errors import CorruptError
 
-from .base import Codes, CodeType, Tokens
+from .base import Codes, CodeType, Tokens, require_finite
 
 LEVELS = 127
 """Codes are -127..127; -128 is reserved for rows that do not exist."""
@@ -54,8 +54,7 @@ class Int8:
 
     def encode(self, tokens_NTD: Tokens) -> Codes:
         """int8 [N, T, D]. DataError when a value is not finite."""
-        if not np.isfinite(tokens_NTD).all():
-            raise DataError("a feature is NaN or infinite", hint="look for the image that makes it")
+        require_finite(tokens_NTD)
         with np.errstate(over="ignore"):  # far outside the fitted range: clipped below
             scaled = (tokens_NTD - self.offset_D) / self.scale_D
         codes: Codes = np.clip(np.rint(scaled), -LEVELS, LEVELS).astype(np.int8)

@@ -30,7 +30,6 @@ from stillhouse.stage1_extract.testing import (
     tiny_teacher,
 )
 from stillhouse.storage import commit, layout
-from stillhouse.storage.codecs import CodecName
 from stillhouse.storage.decode import decode
 from stillhouse.storage.seal import records
 from stillhouse.storage.store import Store
@@ -107,7 +106,7 @@ def test_views_are_the_policys_and_hashes_are_their_pixels(whole: Store) -> None
 
 @pytest.mark.parametrize("codec", ["fp16", "int8"])
 def test_features_are_a_forward_pass_of_the_encoder(
-    fresh: Store, home: Path, teacher: TeacherConfig, codec: CodecName
+    fresh: Store, home: Path, teacher: TeacherConfig, codec: str
 ) -> None:
     """Straight from the images, sample by sample; the codec's error is all that lies between."""
     config = teacher.model_copy(update={"codec": codec, "batch": 3})
@@ -129,6 +128,49 @@ def test_features_are_a_forward_pass_of_the_encoder(
                     assert_within(fresh, level, codes, exact.numpy())
                     checked += 1
     assert checked == 17 * 2 * 2
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int4", "klt:3", "pq:12", "opq:12", "rq:6"])
+def test_every_codec_keeps_most_of_a_teacher(fresh: Store, whole: Store, teacher: TeacherConfig, codec: str) -> None:
+    run(fresh, teacher.model_copy(update={"codec": codec}))
+    for level in ("cls", "patch"):
+        kept = [
+            np.concatenate(
+                [
+                    store.codec("tiny", level).decode(store.codes("tiny", level, 1, b, store.good_rows(b)))
+                    for b in range(3)
+                ]
+            ).astype(np.float64)
+            for store in (whole, fresh)
+        ]
+        error = ((kept[1] - kept[0]) ** 2).mean() / (kept[0] ** 2).mean()  # of tokens whose mean is most of them
+        assert error < {"bf16": 1e-5, "int4": 0.01}.get(codec, 0.2), level
+
+
+def test_auto_chooses_by_measuring_and_writes_the_curve(
+    fresh: Store, teacher: TeacherConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TeacherConfig.model_validate({**teacher.model_dump(), "codec": "auto", "max_nmse": 0.5})
+    run(fresh, config, Reporter())
+    chosen = fresh.require("codecs/tiny", "it").facts["chosen"]
+    told = capsys.readouterr().err
+    for level in ("cls", "patch"):
+        assert fresh.codec("tiny", level).name == chosen[level]["choice"].partition(":")[0]
+        assert f"codec of tiny/{level}: {chosen[level]['choice']}, {chosen[level]['why']}" in " ".join(told.split())
+        assert len(chosen[level]["curve"]) >= 8
+    assert fresh.teacher("tiny").codec == "auto: an NMSE of at most 0.5"
+    other = TeacherConfig.model_validate({**config.model_dump(), "max_nmse": 0.2})
+    with pytest.raises(SpecMismatchError, match="codec: stored 'auto: an NMSE of at most 0\\.5', asked for 'auto"):
+        run(Store.open(fresh.root), other)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"codec": "auto"}, {"codec": "int8", "max_nmse": 0.1}, {"codec": "auto", "max_nmse": 0.1, "bytes_per_token": 9}],
+)
+def test_auto_takes_one_budget(teacher: TeacherConfig, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="codec auto takes either bytes_per_token or max_nmse, other codecs neither"):
+        TeacherConfig.model_validate({**teacher.model_dump(), **fields})
 
 
 def assert_within(store: Store, level: str, codes: NDArray[Any], exact: NDArray[np.float32]) -> None:
@@ -255,7 +297,7 @@ def test_the_same_weights_from_another_file_are_the_same_teacher(
 @pytest.mark.parametrize("codec", ["fp16", "int8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_stop_the_unit(
-    fresh: Store, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch, codec: CodecName, value: float
+    fresh: Store, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch, codec: str, value: float
 ) -> None:
     """The teacher is sound when it is loaded; one image of the second unit makes it fail."""
     array, calls = teachers._array, 0

@@ -40,7 +40,7 @@ def test_torch_decodes_what_numpy_decodes(name: str) -> None:
 
 def test_a_codec_without_decoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fp16, "name", "fp17")
-    with pytest.raises(UsageError, match="codec 'fp17' has no decoder for training; known: fp16, int8"):
+    with pytest.raises(UsageError, match="codec 'fp17' has no decoder for training; known: fp16, bf16, int8, int4"):
         build_decoder(Fp16(4), CPU)
 
 

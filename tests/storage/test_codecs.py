@@ -1,18 +1,22 @@
 """Every codec keeps its promises; what is particular to one stands below its class."""
 
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from numcodecs.zstd import Zstd
 
-from stillhouse.core.errors import DataError, UsageError
+from stillhouse.core.errors import CorruptError, DataError, UsageError
 from stillhouse.storage.codecs import CODECS, Codec, fit_codec, load_codec
+from stillhouse.storage.codecs.klt import Klt
 from stillhouse.storage.layout import array_metadata
 from stillhouse.storage.testing import CodecTests
 
@@ -88,11 +92,198 @@ class TestInt8(CodecTests):
         np.testing.assert_array_equal(codec.decode(codes), np.array([[[2.0, -2.0], [1.0, -1.0]]], np.float32))
 
 
+class TestBf16(CodecTests):
+    name = "bf16"
+    largest = 3e38
+
+    def error_bound(self, codec: Codec, tokens_NTD: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """2^-8 of the value where it is normal: half of the last of eight bits."""
+        return np.maximum(np.abs(tokens_NTD.astype(np.float64)) * 2.0**-8, 2.0**-133)
+
+    @given(st.floats(-(2.0**100), 2.0**100, width=32))
+    def test_it_rounds_as_torch_does(self, value: float) -> None:
+        codes = fit_codec("bf16", self.tokens()).encode(np.full((1, 1, 12), value, np.float32))
+        expected = torch.tensor([value], dtype=torch.float32).to(torch.bfloat16).float().item()
+        assert (fit_codec("bf16", self.tokens()).decode(codes) == expected).all()
+
+    def test_beyond_the_largest_is_the_largest(self) -> None:
+        codec = fit_codec("bf16", self.tokens())
+        decoded = codec.decode(codec.encode(np.full((1, 1, 12), -FLOAT32_MAX, np.float32)))
+        assert np.isfinite(decoded).all() and (decoded < -3.38e38).all()
+
+
+class TestInt4(CodecTests):
+    name = "int4"
+    largest = 1e38
+
+    def error_bound(self, codec: Codec, tokens_NTD: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """A whole step and what lies beyond the levels; half a step is lost where zero is moved onto one."""
+        flat = tokens_NTD.reshape(-1, tokens_NTD.shape[-1]).astype(np.float64)
+        arrays = codec.arrays()
+        scale, offset, levels = (arrays[name].astype(np.float64) for name in ("scale", "offset", "levels"))
+        beyond = np.maximum(np.abs(flat - offset).max(axis=0) - scale * levels, 0)
+        rounding = 8 * np.spacing(np.abs(flat).max(axis=0).astype(np.float32)).astype(np.float64)
+        bound: npt.NDArray[np.float64] = scale / 2 + beyond + rounding
+        return bound
+
+    def test_most_channels_have_fifteen_levels_and_outliers_255(self) -> None:
+        tokens = self.tokens()
+        tokens[..., :] = tokens[..., :1]
+        tokens[..., 5] *= 50
+        codes = fit_codec("int4", tokens).encode(tokens)
+        assert np.abs(np.delete(codes, 5, axis=-1)).max() <= 7 and np.abs(codes[..., 5]).max() == 127
+
+    def test_zeros_stay_zeros(self) -> None:
+        """Behind a ReLU most values are zero, and nothing else should come back for them."""
+        tokens = np.maximum(self.tokens(), 0)
+        codec = fit_codec("int4", tokens)
+        assert (codec.decode(codec.encode(tokens))[tokens == 0] == 0).all()
+
+
+class TestKlt(CodecTests):
+    name = "klt"
+    largest = 1e15
+
+    def error_bound(self, codec: Codec, tokens_NTD: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Each coordinate is less than a step away, those that are left out less than 0.6: their root sum of squares."""
+        step = float(codec.arrays()["step"][0])
+        largest = float(np.abs(tokens_NTD).max())
+        return np.full(codec.dim, step * np.sqrt(codec.dim) + 1e-4 * largest)
+
+    @pytest.mark.parametrize("bits", [1, 2, 4])
+    def test_the_rate_is_what_was_asked_for(self, bits: float) -> None:
+        codec = fit_codec(f"klt:{bits}", dense_tokens())
+        codes = codec.encode(dense_tokens())
+        rows = [np.ascontiguousarray(row.T) for row in codes]
+        stored = sum(len(Zstd(1).encode(row)) + 20 for row in rows)
+        assert 0.8 * bits <= 8 * stored / dense_tokens().size <= 1.02 * bits
+
+    def test_axes_are_orthonormal_and_ordered(self) -> None:
+        codec = fit_codec("klt:8", dense_tokens())
+        axes = codec.arrays()["axes"].astype(np.float64)
+        np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-5)
+        spread = (dense_tokens().reshape(-1, 32) @ axes.T).std(axis=0)
+        assert (np.diff(spread) <= 1e-4 * spread[0]).all()
+
+    def test_more_bits_less_error(self) -> None:
+        tokens, errors = dense_tokens(), []
+        for bits in (0.75, 1, 2, 4, 8):
+            codec = fit_codec(f"klt:{bits}", tokens)
+            errors.append(float(((codec.decode(codec.encode(tokens)) - tokens) ** 2).mean()))
+        assert (np.diff(errors) < 0).all()
+
+    def test_the_error_has_no_direction(self) -> None:
+        """What a code stands for is the mean of what has it: the expected gradient of a squared error does not move."""
+        tokens = dense_tokens()
+        codec = fit_codec("klt:2", tokens)
+        assert isinstance(codec, Klt)
+        axes = codec.arrays()["axes"]
+        found = (tokens - codec.arrays()["mean"]) @ axes.T
+        codes, values = codec.encode(tokens), codec.values(codec.encode(tokens))
+        for k in range(3):
+            used = codes[..., k] != 0
+            along = np.sign(codes[..., k]) * (found - values)[..., k]
+            assert abs(along[used].mean()) < 0.01 * float(codec.arrays()["step"][0])
+
+
+class VectorTests(CodecTests):
+    """What the codecs with codebooks share. 160 tokens are fewer than centroids: each is one."""
+
+    largest = 1e15
+
+    def error_bound(self, codec: Codec, tokens_NTD: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return np.full(codec.dim, 1e-5 * float(np.abs(tokens_NTD).max()) + 1e-30)
+
+    def test_error_falls_with_bytes(self) -> None:
+        tokens, errors = dense_tokens(), []
+        for num_bytes in (1, 2, 4, 8):
+            codec = fit_codec(f"{self.name}:{num_bytes}", tokens)
+            codes = codec.encode(tokens)
+            assert codes.shape[-1] == num_bytes and codes.dtype == np.uint8 and codes.max() < 255
+            errors.append(float(((codec.decode(codes) - tokens) ** 2).mean()))
+        assert (np.diff(errors) < 0).all() and errors[0] < tokens.var()
+
+
+class TestPq(VectorTests):
+    name = "pq"
+
+    def test_bytes_must_divide_the_dimensions(self) -> None:
+        with pytest.raises(
+            UsageError, match="5 bytes a token do not divide 12 dimensions; these do: 1, 2, 3, 4, 6, 12"
+        ):
+            fit_codec("pq:5", self.tokens())
+
+    def test_it_finds_the_nearest(self) -> None:
+        tokens = dense_tokens()
+        codec = fit_codec("pq:4", tokens)
+        books = codec.arrays()["books"].astype(np.float64)
+        parts = tokens.reshape(-1, 4, 8).astype(np.float64)
+        distances = ((parts[:200, :, None] - books) ** 2).sum(axis=-1)
+        np.testing.assert_array_equal(codec.encode(tokens).reshape(-1, 4)[:200], distances.argmin(axis=-1))
+
+
+class TestOpq(VectorTests):
+    name = "opq"
+
+    def test_the_rotation_is_orthonormal_and_helps(self) -> None:
+        tokens = dense_tokens()
+        opq, pq = fit_codec("opq:4", tokens), fit_codec("pq:4", tokens)
+        rotation = opq.arrays()["rotation"].astype(np.float64)
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(32), atol=1e-4)
+        rotated, plain = (float(((c.decode(c.encode(tokens)) - tokens) ** 2).mean()) for c in (opq, pq))
+        assert rotated < plain
+
+
+class TestRq(VectorTests):
+    name = "rq"
+
+    def test_the_search_is_no_worse_than_greed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tokens = dense_tokens()
+        codec = fit_codec("rq:4", tokens)
+        error = float(((codec.decode(codec.encode(tokens)) - tokens) ** 2).mean())
+        monkeypatch.setattr("stillhouse.storage.codecs.rq.PATHS", 1)
+        greedy = float(((codec.decode(codec.encode(tokens)) - tokens) ** 2).mean())
+        assert error < greedy
+
+
+@functools.cache
+def dense_tokens() -> npt.NDArray[np.float32]:
+    """float32 [64, 16, 32]: correlated channels of falling spread, as of a ViT."""
+    random = np.random.Generator(np.random.PCG64(5))
+    mixed, _ = np.linalg.qr(random.standard_normal((32, 32)))
+    drawn = random.standard_normal((64, 16, 32)) * np.geomspace(4, 0.02, 32)
+    tokens: npt.NDArray[np.float32] = (drawn @ mixed + random.standard_normal(32)).astype(np.float32)
+    tokens.flags.writeable = False
+    return tokens
+
+
+@pytest.mark.parametrize("choice", ["klt:0", "klt:x", "klt:", "pq:1.5", "rq:-1", "opq:99999999"])
+def test_rates_that_are_none(choice: str) -> None:
+    with pytest.raises(UsageError, match="has a rate that is no number of b"):
+        fit_codec(choice, dense_tokens())
+
+
+def test_a_rate_for_a_codec_without() -> None:
+    with pytest.raises(UsageError, match="codec 'fp16' has no rate, got '2'; write `codec: fp16`"):
+        fit_codec("fp16:2", dense_tokens())
+
+
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_arrays_of_other_shapes_are_refused(name: str) -> None:
+    codec = fit_codec(name, dense_tokens())
+    for array in codec.arrays():
+        wrong = {key: value[..., :-1] if key == array else value for key, value in codec.arrays().items()}
+        with pytest.raises(CorruptError):
+            load_codec(name, 32, wrong)
+        with pytest.raises(CorruptError):
+            load_codec(name, 32, {key: value for key, value in codec.arrays().items() if key != array})
+
+
 def test_every_codec_has_its_conformance_class() -> None:
     tested = {
         cls.name
         for cls in globals().values()
-        if isinstance(cls, type) and issubclass(cls, CodecTests) and cls is not CodecTests
+        if isinstance(cls, type) and issubclass(cls, CodecTests) and cls.__name__.startswith("Test")
     }
     assert tested == set(CODECS)
 

@@ -164,7 +164,7 @@ def test_what_we_write_is_allowed(zstd: bool) -> None:
             dtype="float16",
             fill_value="NaN",
             dimension_names=("view", "row", "token", "code"),
-            zstd=zstd,
+            compressed=zstd,
         )["codecs"]
     }
     found = check_node(metadata, "x")

@@ -34,7 +34,7 @@ Bools = npt.NDArray[np.bool_]
 def metadata(codes_BTC: Codes, zstd: bool = False) -> dict[str, Any]:
     num_rows, tokens, width = codes_BTC.shape
     return array_metadata(
-        zstd=zstd,
+        compressed=zstd,
         shape=(1, num_rows, tokens, width),
         chunk=(1, num_rows, tokens, width),
         inner_chunk=(1, 1, tokens, width),
@@ -49,10 +49,23 @@ def write_array(root: Path, codes_BTC: Codes, present_B: Bools, zstd: bool = Fal
     shard = root / "c/0/0/0/0"
     shard.parent.mkdir(parents=True)
     (root / "zarr.json").write_text(json.dumps(metadata(codes_BTC, zstd)))
-    rows = np.ascontiguousarray(codes_BTC).reshape(len(codes_BTC), -1).view(np.uint8)
+    rows = as_rows(codes_BTC, zstd)
     with open(shard, "wb") as file:
         file.writelines(shard_chunks(rows[present_B], present_B, zstd=zstd))
     return shard
+
+
+def as_rows(codes_BTC: Codes, zstd: bool) -> npt.NDArray[np.uint8]:
+    """What a shard holds of each row; compressed rows have their tokens last."""
+    turned = codes_BTC.swapaxes(1, 2) if zstd else codes_BTC
+    return np.ascontiguousarray(turned).reshape(len(codes_BTC), -1).view(np.uint8)
+
+
+def as_codes(rows: npt.NDArray[np.uint8], like: Codes, zstd: bool) -> Codes:
+    _, tokens, width = like.shape
+    if zstd:
+        return rows.view(like.dtype).reshape(len(rows), width, tokens).swapaxes(1, 2)
+    return rows.view(like.dtype).reshape(len(rows), tokens, width)
 
 
 def reader_of(shard: Path, codes_BTC: Codes, zstd: bool = False) -> ShardReader:
@@ -92,7 +105,7 @@ def test_zarr_python_and_shard_reader_read_the_same(
         np.testing.assert_array_equal(reader.present_B, present)
         there = np.flatnonzero(present).tolist()
         rows = data.draw(st.lists(st.sampled_from(there), max_size=20)) if there else []
-        read = reader.read(rows).view(codes.dtype).reshape(len(rows), *codes.shape[1:])
+        read = as_codes(reader.read(rows), codes, zstd)
         np.testing.assert_array_equal(read, by_zarr[np.array(rows, np.int64)])
         for row in np.flatnonzero(~present).tolist():
             with pytest.raises(MissingError, match=f"has no row {row}"):
@@ -116,9 +129,9 @@ def test_shard_of_zarr_python_is_read(block: tuple[Codes, Bools], zstd: bool) ->
         reader = reader_of(shard, codes, zstd)
         np.testing.assert_array_equal(reader.present_B, present)
         rows = np.flatnonzero(present)
-        read = reader.read(rows).view(codes.dtype).reshape(len(rows), *codes.shape[1:])
+        read = as_codes(reader.read(rows), codes, zstd)
         np.testing.assert_array_equal(read, codes[rows])
-        kept = codes.reshape(len(codes), -1).view(np.uint8)[present]
+        kept = as_rows(codes, zstd)[present]
         ours = b"".join(bytes(piece) for piece in shard_chunks(kept, present, zstd=zstd))
         assert shard.read_bytes() == ours, "our bytes are zarr-python's bytes"
 
@@ -359,7 +372,7 @@ def test_a_shard_of_other_rows_is_refused(tmp_path: Path, zstd: bool) -> None:
     random = np.random.Generator(np.random.PCG64(0))
     here, there = random.integers(0, 255, (2, 20, 3, 7), np.uint8)
     present = np.arange(20) % 3 != 1
-    known = fingerprint(here.reshape(20, -1)[present], present)
+    known = fingerprint(as_rows(here, zstd)[present], present)
     assert len(known) == 8
     shard, other = (write_array(tmp_path / str(i), codes, present, zstd) for i, codes in enumerate((here, there)))
     ShardReader(shard, 20, 21, shard.stat().st_size, zstd=zstd, fingerprint=known)
