@@ -21,6 +21,7 @@ from .store import Store
 
 READ_BYTES = 4 << 20
 MISSING = "is missing"
+UNPUBLISHED = "is decided and not yet published"
 RESEAL = "the next `stillhouse extract` seals again"
 SEAL = "seal"
 """Stands for the unit where a problem is none of a unit: the seal, a teacher's spec, the root's zarr.json."""
@@ -118,8 +119,9 @@ def _check(store: Store, record: Record, on_object: Callable[[int], None]) -> It
         found = _check_object(store.root, entry)
         on_object(entry.num_bytes)
         if found == MISSING and (store.root / layout.STAGE / record.attempt / staged_name(entry.path)).exists():
-            text = "is decided and not yet published"
-            yield Problem(record.unit, entry.path, text, "the next `stillhouse run` with its config publishes it")
+            yield Problem(
+                record.unit, entry.path, UNPUBLISHED, "the next `stillhouse run` with its config publishes it"
+            )
         elif found:
             yield Problem(record.unit, entry.path, found)
     kind, _, block = record.unit.partition("/")

@@ -306,6 +306,7 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
     except BrokenPipeError:
         raise  # whoever read the output has seen enough; typer ends quietly
     except (Exception, KeyboardInterrupt) as found:  # noqa: BLE001 - the one place where everything is explained
+        _on_signals(signal.SIG_IGN)  # it ends in a moment
         signal.setitimer(signal.ITIMER_REAL, 0)
         error = _explained(KeyboardInterrupt(stopped_by()) if stopped_by() else found)  # a cleanup may fail after it
         code = error.exit_code
@@ -317,6 +318,7 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
                 typer.echo(json.dumps({"error": told}, ensure_ascii=False))
         reporter.say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
     finally:
+        _on_signals(signal.SIG_IGN)  # what is done is done, and says so
         signal.setitimer(signal.ITIMER_REAL, 0)
         reporter.close()
     try:
@@ -327,7 +329,6 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
         )  # or it is tried again at the end, and told badly
         code = code or EXIT_RESOURCE
         print(f"error: what was to be printed could not be: {error.strerror}", file=sys.stderr)
-    _on_signals(signal.SIG_IGN)  # what is done is done, and says so
     raise typer.Exit(code)
 
 

@@ -4,6 +4,8 @@
     python tests/faults/campaign.py --jobs 2            two parts at a time
     python tests/faults/campaign.py --quick             a fair draw of every part
     python tests/faults/campaign.py --only bit_flips    one part
+    python tests/faults/campaign.py --only races --update tests/faults/results/faults-<date>.json
+                                                        the outcomes of a part anew, in a whole campaign's file
 
 Each part is a module beside this one with `campaign(folder, size) -> list[Outcome]`. Exit status 1 if a promise broke.
 """
@@ -94,13 +96,17 @@ def main() -> int:
     parser.add_argument("--only", choices=PARTS, nargs="+", help="these parts alone")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="run N parts at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the outcomes go")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the outcomes of these parts in that file")
     asked = parser.parse_args()
     size: Size = "quick" if asked.quick else "full"
     day = date.today().isoformat()
     whole = not asked.quick and not asked.only
-    target = asked.json or (RESULTS / f"faults-{day}.json" if whole else None)
+    target = asked.update or asked.json or (RESULTS / f"faults-{day}.json" if whole else None)
     machine = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
     rows: list[dict[str, Any]] = []
+    if asked.update:
+        kept = json.loads(asked.update.read_text(encoding="utf-8"))["outcomes"]
+        rows = [row for row in kept if row["part"] not in (asked.only or PARTS)]
     for found in run_parts(asked.only or PARTS, size, asked.jobs):
         rows = sorted([*rows, *found], key=lambda row: PARTS.index(row["part"]))
         if target is not None:  # after every part: a campaign is long, what it found is kept
@@ -111,7 +117,7 @@ def main() -> int:
     broken = [f"{row['part']}: {row['what']}: {line}" for row in rows for line in row["violations"]]
     for line in broken[:50]:
         print(f"broken: {line}")
-    if whole:
+    if whole or asked.update:
         write_page(rows, day)
     return 1 if broken else 0
 

@@ -18,7 +18,7 @@ from stillhouse.storage.commit import Attempt, publish
 from stillhouse.storage.disk import write_synced
 from stillhouse.storage.records import ObjectEntry, Record
 from stillhouse.storage.store import Store
-from stillhouse.storage.verify import verify
+from stillhouse.storage.verify import UNPUBLISHED, verify
 
 EXTRACTION = WORKS[0]
 CALLS = {"create", "fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink", "write"}
@@ -64,7 +64,7 @@ def test_repair_keeps_what_was_decided_and_not_published(commands: Commands, tmp
     assert child.wait().status == -signal.SIGKILL
     store = Store.open(tmp_path / "out/store")
     before = attempts(store.root)
-    assert {problem.found for problem in verify(store).problems} == {"is missing"}
+    assert {problem.found for problem in verify(store).problems} == {UNPUBLISHED}
     ended = commands.run("repair", tmp_path / "out")
     assert (ended.status, attempts(store.root)) == (0, before), ended.err
     assert verify(store).problems == ()
@@ -164,7 +164,7 @@ def test_an_acknowledgement_before_publication_is_noticed(tmp_path: Path, monkey
 
     monkeypatch.setattr(commit, "publish", put_off)
     wrong = killed_at(Sweep(EXTRACTION, tmp_path), "link _log/units/features/")
-    assert any("verify: Problem(unit='features/" in line and "is missing" in line for line in wrong), wrong
+    assert any("verify: Problem(unit='features/" in line and UNPUBLISHED in line for line in wrong), wrong
 
 
 IN_PLACE = """

@@ -13,7 +13,7 @@ from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import latest_seal, records
 from stillhouse.storage.signed_json import read_json, read_signed_json
 from stillhouse.storage.store import Store
-from stillhouse.storage.verify import SEAL, verify
+from stillhouse.storage.verify import SEAL, UNPUBLISHED, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def wrong_for_reader(
         if problem.unit == SEAL:  # the card is derived: written last, and again by the next that seals
             if ("seal" in done) or (problem.path != "zarr.json" and expected.unit_of.get(problem.path) not in mending):
                 yield f"verify: {problem}"
-        elif problem.unit in acknowledged or (problem.found != "is missing" and problem.unit not in mending):
+        elif problem.unit in acknowledged or (problem.found != UNPUBLISHED and problem.unit not in mending):
             yield f"verify: {problem}"
         elif problem.unit not in mending:
             half_way.add(problem.unit)
