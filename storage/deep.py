@@ -110,8 +110,8 @@ def _features(store: Store, record: Record, teacher: str, view: int, block: int)
     """Every row against its crc32c, rows for just the good samples, and finite when decoded."""
     good = store.good_rows(block)
     absent = np.setdiff1d(np.arange(store.plan.block_samples), good)
-    if record.facts["rows"] != len(good):
-        text = f"says {record.facts['rows']} rows, the index has {len(good)} good samples"
+    if record.facts.get("rows") != len(good):
+        text = f"says {record.facts.get('rows')} rows, the index has {len(good)} good samples"
         yield Problem(record.unit, layout.record_path(record.unit), text)
     for level in store.teacher(teacher).levels:
         path = layout.features_chunk(teacher, level, view, block)

@@ -63,7 +63,7 @@ def column_of(path: str) -> str:
 
 def _teacher(store: Store, name: str, sizes: Counter[str], found: Sequence[Record]) -> dict[str, Any]:
     spec = store.teacher(name)
-    done = sum(record.facts["rows"] for record in found if record.unit.startswith(f"features/{name}/"))
+    done = sum(record.facts.get("rows", 0) for record in found if record.unit.startswith(f"features/{name}/"))
     fitted: dict[str, Any] = next(
         (record.facts["levels"] for record in found if record.unit == layout.codecs_unit(name)), {}
     )

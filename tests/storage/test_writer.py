@@ -82,10 +82,12 @@ def test_a_block_without_a_good_sample(tmp_path: Path) -> None:
 def test_codes_may_come_in_any_memory_order(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", SHAPE.spec, SHAPE.plan)
     write_images(store, SHAPE, 0)
+    store.add_teacher(SHAPE.teacher("tiny"))
+    write_codecs(store, SHAPE, "tiny")
     codes = np.arange(3 * 4 * 6, dtype=">f2").reshape(6, 4, 3).T
     rows = np.array([3, 0, 1])
-    commit_features(store, "x", 0, 0, {"patch": codes}, rows, {})
-    path = store.root / layout.features_chunk("x", "patch", 0, 0)
+    commit_features(store, "tiny", 0, 0, {"patch": codes}, rows, {})
+    path = store.root / layout.features_chunk("tiny", "patch", 0, 0)
     read = ShardReader(path, 4, 48, path.stat().st_size).read(rows).view("<f2").reshape(3, 4, 6)
     np.testing.assert_array_equal(read, codes)
 
