@@ -25,6 +25,8 @@ ITERATIONS = 20
 MAX_TRAINING = 256 * 256
 """Tokens that codebooks are trained on, at most."""
 CHUNK = 8192
+FAR = 1e38
+"""A centroid that nothing is near."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -46,7 +48,10 @@ def codebook(part_NP: Float32) -> Float32:
     """float32 [L, P]: centroids by k-means; fewer points than centroids are centroids themselves."""
     points = np.ascontiguousarray(part_NP, np.float32)
     if len(points) <= CENTROIDS:
-        return np.resize(points, (CENTROIDS, points.shape[1])).astype(np.float32)
+        own = np.unique(points, axis=0)
+        book = np.full((CENTROIDS, points.shape[1]), FAR, np.float32)  # twins would tie, and rounding choose
+        book[: len(own)] = own
+        return book
     options = {"niter": ITERATIONS, "seed": SEED, "min_points_per_centroid": 1, "max_points_per_centroid": MAX_TRAINING}
     clustering = faiss().Kmeans(points.shape[1], CENTROIDS, **options)
     clustering.train(points)
