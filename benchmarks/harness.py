@@ -4,6 +4,7 @@ A bar is a ratio measured in one process on one machine in one run. Readers take
 that changes from round to round, so that a noisy neighbour hits all of them alike.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -66,6 +67,21 @@ class Bars:
         for line in self.lines:
             verdict = "holds" if line["holds"] else "short"
             print(f"bar {line['bar']} {line['value']:.3f} {line['relation']} {line['limit']} {verdict}")
+
+
+def parser(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that every script has; `quick` tells what it leaves out."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--quick", action="store_true", help=quick)
+    found.add_argument("--json", type=Path, help="keep the result in this file")
+    return found
+
+
+def print_table(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
+    """A line for each contestant; `title` names the columns."""
+    print(f"\n{title}")
+    for name, row in table.items():
+        print(f"  {name:12} {' '.join(f'{value:8.3f}' for value in row.values())}", flush=True)
 
 
 def _processor() -> str:

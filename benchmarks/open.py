@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Bars, write_json
+from harness import Bars, parser, print_table, write_json
 from stores import LEVEL, TEACHER, begin_store, fill_block
 
 from stillhouse.core import rng
@@ -88,16 +88,13 @@ def _resident_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, help="keep the result in this file")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, quick="fewer rounds")
+    arguments.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
     sizes = [1_000_000, 10_000_000] if options.quick else [100_000, 1_000_000, 10_000_000]
-    rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="stillhouse-open-") as folder:
         for size in sizes:
             make_sparse_store(Path(folder) / str(size), size)
@@ -106,10 +103,11 @@ def main() -> None:
             for size in sizes:
                 command = [sys.executable, __file__, "--measure", str(Path(folder) / str(size))]
                 runs[size].append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
-    print("samples: seconds to the first batch, MB grown by opening, MB after reading from 1,000 blocks")
-    for size, found in runs.items():
-        rows[f"{size:,}"] = {key: float(np.median([run[key] for run in found])) for key in found[0]}
-        print(f"  {size:>10,} {' '.join(f'{value:8.3f}' for value in rows[f'{size:,}'].values())}")
+    rows = {
+        f"{size:,}": {key: float(np.median([run[key] for run in found])) for key in found[0]}
+        for size, found in runs.items()
+    }
+    print_table("samples: seconds to the first batch, MB grown by opening, MB after reading from 1,000 blocks", rows)
     most, tenth = rows[f"{sizes[-1]:,}"], rows[f"{sizes[-2]:,}"]
     bars = Bars()
     bars.check("open.10M.seconds", most["seconds"], "<=", 1)

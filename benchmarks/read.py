@@ -5,7 +5,6 @@
 Only stillhouse and zarr-python verify checksums. MDS and LMDB come with `pip install -e '.[peers]'`.
 """
 
-import argparse
 import importlib.util
 import statistics
 import tempfile
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from harness import Bars, Rounds, alternate, write_json
+from harness import Bars, Rounds, alternate, parser, print_table, write_json
 from readers import BATCH, CONTESTANTS, PEERS, Kind, Reader, Rows, make_rows
 
 from stillhouse.core import rng
@@ -94,10 +93,7 @@ def check_bars(kind: str, order: str, rounds: Rounds, bars: Bars) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--json", type=Path, help="keep the result in this file")
-    options = parser.parse_args()
+    options = parser(__doc__, quick="fewer rows and rounds").parse_args()
     scale, num_rounds = (4, 5) if options.quick else (1, 15)
     kinds = [Kind("24 KB", 257, 96, "int8", 4, 8192 // scale), Kind("400 KB", 257, 768, "float16", 4, 1024 // scale)]
     there = {name: make for name, make in CONTESTANTS.items() if importlib.util.find_spec(PEERS.get(name, "numpy"))}
@@ -116,9 +112,7 @@ def main() -> None:
                     for name in rounds.rates
                 }
                 tables[f"{kind.name} rows, {order}"] = table
-                print(f"\n{kind.name} rows, {order}: GB/s, ratio to pread")
-                for name, row in table.items():
-                    print(f"  {name:12} {row['gb_per_s']:8.3f} {row['of_pread']:8.3f}", flush=True)
+                print_table(f"{kind.name} rows, {order}: GB/s, ratio to pread", table)
                 check_bars(kind.name, order, rounds, bars)
     print()
     bars.print()

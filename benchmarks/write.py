@@ -4,7 +4,6 @@
 pass; `commit` is the whole way of a unit: that, a sha256, fsync of file and folders, the record, publication.
 """
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from harness import Bars, alternate, write_json
+from harness import Bars, alternate, parser, print_table, write_json
 from readers import Kind, make_rows, make_store
 from stores import LEVEL, TEACHER
 
@@ -58,10 +57,7 @@ def contestants(kind: Kind, folder: Path) -> dict[str, Callable[[int], int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, help="keep the result in this file")
-    options = parser.parse_args()
+    options = parser(__doc__, quick="fewer rounds").parse_args()
     bars, tables = Bars(), {}
     for kind in KINDS:
         with tempfile.TemporaryDirectory(prefix="stillhouse-write-") as folder:
@@ -71,9 +67,8 @@ def main() -> None:
             for name in rounds.rates
         }
         tables[f"{kind.name} rows"] = table
-        print(f"\n{kind.name} rows, one shard of {kind.rows * kind.row_bytes / 1e6:.0f} MB: GB/s, ratio to zarr-python")
-        for name, row in table.items():
-            print(f"  {name:12} {row['gb_per_s']:8.3f} {row['of_zarr_python']:8.2f}", flush=True)
+        shard = f"one shard of {kind.rows * kind.row_bytes / 1e6:.0f} MB"
+        print_table(f"{kind.name} rows, {shard}: GB/s, ratio to zarr-python", table)
         key = kind.name.replace(" ", "")
         bars.check(f"write.{key}.zarr-python", rounds.ratio("stillhouse", "zarr-python"), ">=", 4)
         bars.check(f"write.{key}.gb_per_s", statistics.median(rounds.rates["stillhouse"]) / 1e9, ">=", 1.3)

@@ -146,42 +146,35 @@ def move_back(aside: Path, path: Path) -> None:
             aside.unlink()
 
 
-@contextlib.contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
+def only_process_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Hold a folder that one process at a time may write to. The hold ends with the process, however that ends.
 
     Raises:
         BusyError: another process holds it.
     """
+    return _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def one_at_a_time(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """One process at a time, for the moment that changing a record takes; a lock ends with its process."""
+    return _locked(folder, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, operation: int) -> Iterator[None]:
+    """A lock on a folder; a network disk without locks holds nobody up."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation)
         except BlockingIOError as error:
             raise BusyError(
                 f"another process is at work in {folder}", hint="wait until it is done, then run the same command again"
             ) from error
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a network disk without locks
-                raise
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """One process at a time, for the moment that changing a record takes; a lock ends with its process."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a network disk without locks
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
         yield
     finally:

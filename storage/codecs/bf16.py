@@ -15,7 +15,7 @@ NAN = 0x7FC0
 
 @dataclass(frozen=True, slots=True)
 class Bf16:
-    """bfloat16 as uint16 bits, which every Zarr reader knows: relative error at most 2^-9, the range of float32."""
+    """bfloat16 as uint16 bits, which every Zarr reader knows: relative error at most 2^-8, the range of float32."""
 
     dim: int
     name: ClassVar[str] = "bf16"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hooked_files import absolute, half, opening
+
 from stillhouse.testing import Ended
 
 NAMES = frozenset({"link", "rename", "replace", "mkdir", "unlink", "rmdir"})
@@ -123,10 +125,10 @@ class Injected:
     def _named(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             target = args[1] if name in ("link", "rename", "replace") else args[0]
-            path = _absolute(target, kwargs.get("dir_fd"))
+            path = absolute(target, kwargs.get("dir_fd"))
             there = name == "mkdir" and os.path.isdir(path)  # the kernel says so first, whatever the disk
             gone = name in ("rename", "replace", "unlink", "rmdir") and not os.path.lexists(
-                _absolute(args[0], kwargs.get("dir_fd"))
+                absolute(args[0], kwargs.get("dir_fd"))
             )
             error = self.fails(name, path)
             if error is not None and not there and not gone:
@@ -138,7 +140,7 @@ class Injected:
 
     def _fsync(self, real: Callable[[int], None]) -> Callable[[int], None]:
         def hooked(fd: int) -> None:
-            path, status = _absolute(fd), os.fstat(fd)
+            path, status = absolute(fd), os.fstat(fd)
             key = (status.st_dev, status.st_ino)
             error = self.fails("fsync", path)
             if error is not None:
@@ -154,7 +156,7 @@ class Injected:
     def _os_open(self, real: Callable[..., int]) -> Callable[..., int]:
         def hooked(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
-                self._raise("open", _absolute(path, dir_fd))
+                self._raise("open", absolute(path, dir_fd))
             return real(path, flags, mode, dir_fd=dir_fd)
 
         return hooked
@@ -172,52 +174,27 @@ class Injected:
             """A file whose writes and whose end may fail."""
 
             def write(self, data: Any) -> Any:
-                error = injected.fails("write", _absolute(self.fileno()))
+                error = injected.fails("write", absolute(self.fileno()))
                 if error is not None:
-                    view = memoryview(data).cast("B")
-                    super().write(view[: len(view) // 2])
+                    super().write(half(data))
                     raise error
                 return super().write(data)
 
             def close(self) -> None:
                 if self.closed:
                     return
-                error = injected.fails("close", _absolute(self.fileno()))
+                error = injected.fails("close", absolute(self.fileno()))
                 super().close()
                 if error is not None:
                     raise error
 
-        def hooked(
-            file: Any,
-            mode: str = "r",
-            buffering: int = -1,
-            encoding: str | None = None,
-            errors: str | None = None,
-            newline: str | None = None,
-            closefd: bool = True,
-            opener: Any = None,
-        ) -> Any:
-            if not set(mode) & set("wax+") or isinstance(file, int):
-                return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
-            self._raise("open", _absolute(file))
-            raw = Raw(file, mode.replace("b", "").replace("t", ""), closefd, opener)
-            if buffering == 0:
-                return raw
-            buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-            if "b" in mode:
-                return buffered
-            return io.TextIOWrapper(buffered, encoding, errors, newline, line_buffering=buffering == 1)
+        def make(file: Any, mode: str, closefd: bool, opener: Any) -> Raw | None:
+            if isinstance(file, int):
+                return None
+            self._raise("open", absolute(file))
+            return Raw(file, mode, closefd, opener)
 
-        return hooked
-
-
-def _absolute(path: Any, dir_fd: int | None = None) -> str:
-    if isinstance(path, int):
-        return os.readlink(f"/proc/self/fd/{path}")
-    text = os.fsdecode(path)
-    if dir_fd is not None:
-        text = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), text)
-    return os.path.abspath(text)
+        return opening(real, make)
 
 
 def cases_of(calls: Sequence[Call]) -> list[tuple[Call, Fault]]:

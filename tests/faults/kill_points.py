@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hooked_files import absolute, half, opening
+
 from stillhouse.storage.commit import Attempt
 
 CALLS = ("fsync", "ftruncate", "link", "mkdir", "rename", "replace", "rmdir", "symlink", "truncate", "unlink")
@@ -93,7 +95,7 @@ class Points:
     def _before(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             path = args[1] if name in ("link", "rename", "replace", "symlink") else args[0]
-            counted = self.point(name, _absolute(path, kwargs.get("dir_fd")))
+            counted = self.point(name, absolute(path, kwargs.get("dir_fd")))
             try:
                 return real(*args, **kwargs)
             except OSError:
@@ -105,7 +107,7 @@ class Points:
 
     def _written(self, real: Callable[..., int]) -> Callable[..., int]:
         def hooked(fd: int, data: Any) -> int:
-            self.point("write", _absolute(fd), lambda: real(fd, _half(data)))
+            self.point("write", absolute(fd), lambda: real(fd, half(data)))
             return real(fd, data)
 
         return hooked
@@ -115,7 +117,7 @@ class Points:
             new = bool(flags & os.O_CREAT) and not os.path.exists(path)
             fd = real(path, flags, mode, dir_fd=dir_fd)
             if new:
-                self.point("create", _absolute(path, dir_fd))
+                self.point("create", absolute(path, dir_fd))
             return fd
 
         return hooked
@@ -127,46 +129,16 @@ class Points:
             """A file whose every write(2) is a point."""
 
             def write(self, data: Any) -> Any:
-                points.point("write", _absolute(self.fileno()), lambda: super(Raw, self).write(_half(data)))
+                points.point("write", absolute(self.fileno()), lambda: super(Raw, self).write(half(data)))
                 return super().write(data)
 
-        def hooked(
-            file: Any,
-            mode: str = "r",
-            buffering: int = -1,
-            encoding: str | None = None,
-            errors: str | None = None,
-            newline: str | None = None,
-            closefd: bool = True,
-            opener: Any = None,
-        ) -> Any:
-            if not set(mode) & set("wax+"):
-                return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
-            raw = Raw(file, mode.replace("b", "").replace("t", ""), closefd, opener)
+        def make(file: Any, mode: str, closefd: bool, opener: Any) -> Raw:
+            raw = Raw(file, mode, closefd, opener)
             if not isinstance(file, int) and set(mode) & set("wax"):
-                self.point("create", _absolute(file))
-            if buffering == 0:
-                return raw
-            buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-            if "b" in mode:
-                return buffered
-            return io.TextIOWrapper(buffered, encoding, errors, newline, line_buffering=buffering == 1)
+                self.point("create", absolute(file))
+            return raw
 
-        return hooked
-
-
-def _half(data: Any) -> memoryview:
-    view = memoryview(data).cast("B")
-    return view[: len(view) // 2]
-
-
-def _absolute(path: Any, dir_fd: int | None = None) -> str:
-    if isinstance(path, int):
-        return os.readlink(f"/proc/self/fd/{path}")
-    text = os.fsdecode(path)
-    if dir_fd is not None:
-        text = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), text)
-    return os.path.abspath(text)
+        return opening(real, make)
 
 
 @dataclass(frozen=True, slots=True)
