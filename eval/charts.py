@@ -11,11 +11,13 @@ from typing import TypeGuard
 from xml.sax.saxutils import escape, quoteattr
 
 from .formatting import MINUS, MISSING, digits, printable, score, shorten
-from .scales import HUGE, Scale, linear_scale, log_scale
+from .labels import Box, place
+from .scales import HUGE, Scale, doubling_scale, linear_scale, log_scale
 
 WIDE, NARROW = 840, 360
 FONT_PX, CHAR_PX = 12, 6.4  # the width of a character is a guess for layout; nothing depends on it being right
 MAX_POINTS = 300
+APART_PX = 9.0  # a label farther from its dot gets a line to it
 SERIES = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#00838f", "#8d6e3f", "#596273")
 BARS = ("#4a5568", "#2b6cb0", "#b7c0cc")
 
@@ -46,6 +48,17 @@ class BarGroup:
     bars: Sequence[Bar]
 
 
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One labelled dot; `hover` is what it tells of itself."""
+
+    name: str
+    x: float
+    y: float
+    hover: str
+    marked: bool = False
+
+
 def line_chart(
     title: str, series: Sequence[Series], *, x_label: str, y_label: str, log_y: bool = False, width: int = WIDE
 ) -> str:
@@ -63,16 +76,7 @@ def line_chart(
     left, right, top, bottom = 58.0, width - 14.0, top + 32.0, height - 44.0
     y_scale = (log_scale if log_y else linear_scale)([y for _, y in points], bottom, top)
     x_scale = linear_scale([x for x, _ in points], left, right, snap=False, num_ticks=8 if width >= WIDE else 4)
-    parts = [*legend, _text(0, top - 14, y_label, muted=True)]
-    for value in y_scale.ticks:
-        y = y_scale.at(value)
-        parts += [_line(left, y, right, y, "grid"), _text(left - 8, y + 4, _tick(value), anchor="end", muted=True)]
-    parts.append(_line(left, bottom, right, bottom, "muted"))
-    for value in x_scale.ticks:
-        x = x_scale.at(value)
-        label = _text(x, bottom + 18, _tick(value), anchor="middle", muted=True)
-        parts += [_line(x, bottom, x, bottom + 4, "muted"), label]
-    parts.append(_text(right, height - 6, x_label, anchor="end", muted=True))
+    parts = [*legend, *_axes(x_scale, y_scale, x_label, y_label)]
     parts += [_curve(one, x_scale.at, y_scale.at, _series(i), i) for i, one in enumerate(thinned)]
     return _svg(title, width, height, parts)
 
@@ -139,6 +143,77 @@ def _one_bar(name: str, group: str, bar: Bar, scale: Scale, y: float, colour: st
     parts.append(_text(edge + 6, y + 12, shown))
     hover = _escape(f"{group}, {name}: {shown}{shown_range}")
     return f"<g><title>{hover}</title>{''.join(parts)}</g>"
+
+
+def dot_chart(
+    title: str,
+    names: tuple[str, str],
+    dots: Sequence[Dot],
+    line: Series,
+    *,
+    x_label: str,
+    y_label: str,
+    width: int = WIDE,
+) -> str:
+    """An SVG of labelled dots over a log2 axis, and of a thin line as high as they are; `names` of dots and marked dots.
+
+    Raises:
+        ValueError: no dots, or one that is not a number or not above 0 in x.
+    """
+    if not dots or not all(_is_number(dot.x) and dot.x > 0 and _is_number(dot.y) for dot in dots):
+        raise ValueError(f"{title}: every dot needs an x above 0 and a y")
+    room = (max(dot.y for dot in dots) - min(dot.y for dot in dots)) / 12 or 1.0  # for labels below and above
+    low, high = min(dot.y for dot in dots) - room, max(dot.y for dot in dots) + room
+    drawn = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if low <= y <= high]
+    line_name = line.name if len(drawn) > 1 else f"{line.name} (off this chart)"
+    colours = [_series(0), _series(1), "var(--muted, #5c6675)"]
+    legend, top = _legend([*names, line_name], colours, width)
+    height = top + (380 if width >= WIDE else 440)
+    left, right, top, bottom = 58.0, width - 14.0, top + 32.0, height - 44.0
+    y_scale = linear_scale([low, high], bottom, top, snap=False)
+    x_scale = doubling_scale([dot.x for dot in dots], left, right)
+    parts = [*legend, *_axes(x_scale, y_scale, x_label, y_label)]
+    way = [(x_scale.at(x), y_scale.at(y)) for x, y in drawn]
+    if len(way) > 1:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in way)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colours[2]}" stroke-width="1"/>')
+    at = [(x_scale.at(dot.x), y_scale.at(dot.y)) for dot in dots]
+    sizes = [
+        (len(dot.name) * CHAR_PX + (16 if dot.marked else 6), FONT_PX + (10.0 if dot.marked else 2.0)) for dot in dots
+    ]
+    boxes = place(at, sizes, Box(left, top - 8, right, bottom - 2), way)
+    marks = [_one_dot(dot, *point, box, colours[dot.marked]) for dot, point, box in zip(dots, at, boxes, strict=True)]
+    return _svg(title, width, height, [*parts, *(leader for leader, _ in marks), *(mark for _, mark in marks)])
+
+
+def _one_dot(dot: Dot, x: float, y: float, box: Box, colour: str) -> tuple[str, str]:
+    """The line to a label that lies apart, to be drawn below all; and the dot with its label."""
+    end_x, end_y = box.nearest(x, y)
+    leader = _line(x, y, end_x, end_y, "muted") if math.dist((x, y), (end_x, end_y)) > APART_PX else ""
+    ring = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7.5" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+    parts = [
+        f"<title>{_escape(dot.hover)}</title>",
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>',
+        ring if dot.marked else "",
+        _text((box.left + box.right) / 2, (box.top + box.bottom) / 2 + 4, dot.name, anchor="middle"),
+    ]
+    weight = ' font-weight="bold"' if dot.marked else ""
+    return leader, f"<g{weight}>{''.join(parts)}</g>"
+
+
+def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> list[str]:
+    """Ticks, lines and names of both axes."""
+    left, right, top, bottom = x_scale.start_px, x_scale.end_px, y_scale.end_px, y_scale.start_px
+    parts = [_text(0, top - 14, y_label, muted=True)]
+    for value in y_scale.ticks:
+        y = y_scale.at(value)
+        parts += [_line(left, y, right, y, "grid"), _text(left - 8, y + 4, _tick(value), anchor="end", muted=True)]
+    parts.append(_line(left, bottom, right, bottom, "muted"))
+    for value in x_scale.ticks:
+        x = x_scale.at(value)
+        label = _text(x, bottom + 18, _tick(value), anchor="middle", muted=True)
+        parts += [_line(x, bottom, x, bottom + 4, "muted"), label]
+    return [*parts, _text(right, bottom + 38, x_label, anchor="end", muted=True)]
 
 
 def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float], colour: str, i: int) -> str:

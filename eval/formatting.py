@@ -34,6 +34,13 @@ def digits(value: float | None) -> str:
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
+def fixed(value: float | None, decimals: int) -> str:
+    """So many decimals, so that a column lines up."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.{decimals}f}".replace("-", MINUS)
+
+
 def count(value: int | None) -> str:
     """An exact whole number with thousands separators."""
     return MISSING if value is None else f"{value:,}"
@@ -43,14 +50,14 @@ def percent(value: float | None) -> str:
     """A fraction as per cent with one decimal, so that a column lines up: 0.931 -> 93.1 %."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value * 100:.1f}{NBSP}%".replace("-", MINUS)
+    return f"{fixed(value * 100, 1)}{NBSP}%"
 
 
 def score(value: float | None, *, as_percent: bool, signed: bool = False) -> str:
     """A probe's score without a unit: hundredfold with one decimal where `as_percent`, else three digits."""
     if value is None or not math.isfinite(value):
         return MISSING
-    text = f"{value * 100:.1f}".replace("-", MINUS) if as_percent else digits(value)
+    text = fixed(value * 100, 1) if as_percent else digits(value)
     return f"+{text}" if signed and value >= 0 else text
 
 

@@ -13,9 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import formatting
-from .charts import NARROW, WIDE, Bar, BarGroup, Series, bar_chart, line_chart
+from .charts import NARROW, WIDE, Bar, BarGroup, Dot, Series, bar_chart, dot_chart, line_chart
 from .pictures import Pixels, data_uri_png, match_colours, upscale_nearest
-from .report_data import PictureSheet, ProbeResult, ReportData, Score, StageCost
+from .rates import bound_line
+from .report_data import CodecChoice, PictureSheet, ProbeResult, ReportData, Score, StageCost
 
 PICTURE_PX = 224
 MAX_QUARANTINED = 100  # rows shown; the store itself holds the whole list
@@ -38,6 +39,7 @@ def render_report(data: ReportData) -> str:
         bar_charts=_bar_charts(data.probes),
         picture_maps=_picture_maps(data.pictures) if data.pictures else [],
         loss_chart=_loss_chart(data) if data.curves else "",
+        rate_charts=[_rate_chart(choice) for choice in data.codecs],
         max_quarantined=MAX_QUARANTINED,
         total_s=sum(cost.seconds for cost in data.costs),
         once_s=sum(cost.seconds for cost in data.costs if cost.once),
@@ -55,6 +57,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "digits": formatting.digits,
+        "fixed": formatting.fixed,
         "count": formatting.count,
         "percent": formatting.percent,
         "score": formatting.score,
@@ -72,6 +75,9 @@ def _check(data: ReportData) -> None:
     for curve in data.curves:
         if len(curve.steps) != len(curve.values):
             raise ValueError(f"loss curve {curve.name!r}: {len(curve.steps)} steps and {len(curve.values)} values")
+    for codec in data.codecs:
+        if not codec.curve:
+            raise ValueError(f"codec of {codec.teacher}/{codec.level}: no candidates")
     for row in data.seeds.rows if data.seeds else ():
         if data.seeds and len(row.scores) != len(data.seeds.seeds):
             raise ValueError(f"seed scores of {row.probe!r}: {len(row.scores)} for {len(data.seeds.seeds)} seeds")
@@ -105,6 +111,24 @@ def _loss_chart(data: ReportData) -> Markup:
     series = [Series(curve.name, curve.steps, curve.values) for curve in data.curves]
     title = "Training loss of each objective over steps"
     return _both_widths(partial(line_chart, title, series, x_label="step", y_label="loss (log scale)", log_y=True))
+
+
+def _rate_chart(codec: CodecChoice) -> Markup:
+    """SNR over bits of every candidate, under the bound."""
+    title = f"Signal to noise over bits of each candidate codec for {codec.teacher}/{codec.level}"
+    dots = [
+        Dot(
+            point.choice,
+            point.bits,
+            point.snr_db,
+            f"{point.choice}: {formatting.digits(point.bits)} bits, {formatting.digits(point.snr_db)} dB",
+            marked=point.choice == codec.choice,
+        )
+        for point in codec.curve
+    ]
+    line = Series("Gaussian bound", *bound_line(codec.curve))
+    names, x_label = ("candidate", "chosen"), "bits a dimension on disk (log2 scale)"
+    return _both_widths(partial(dot_chart, title, names, dots, line, x_label=x_label, y_label="SNR in dB"))
 
 
 def _picture_maps(sheet: PictureSheet) -> list[tuple[Pixels, ...]]:

@@ -138,6 +138,36 @@ class StoreFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RatePoint:
+    """One candidate codec: bits a dimension and bytes a token on disk, and how near its tokens are to the teacher's."""
+
+    choice: str
+    bits: float
+    bytes_per_token: float
+    snr_db: float
+    cosine: float
+    bound_db: float
+    """The SNR that no code of these bits could exceed, were the tokens Gaussian with their measured covariance."""
+
+    @property
+    def short_db(self) -> float:
+        """How far below the bound it is; less than nothing where the tokens are easier than Gaussian ones."""
+        return self.bound_db - self.snr_db
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecChoice:
+    """What `codec: auto` chose for one level, from what and why; `dropped` says what other candidates said."""
+
+    teacher: str
+    level: str
+    choice: str
+    why: str
+    curve: tuple[RatePoint, ...]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFacts:
     """A frozen encoder by name and by hashes."""
 
@@ -186,6 +216,7 @@ class ReportData:
     seeds: SeedTable | None = None
     pictures: PictureSheet | None = None
     store: StoreFacts | None = None
+    codecs: tuple[CodecChoice, ...] = ()
     teachers: tuple[TeacherFacts, ...] = ()
     student: StudentFacts | None = None
     costs: tuple[StageCost, ...] = ()

@@ -57,6 +57,14 @@ def log_scale(values: Sequence[float], start_px: float, end_px: float, *, num_ti
     return Scale(_rung(first), _rung(last), start_px, end_px, tuple(_rung(rung) for rung in rungs), log=True)
 
 
+def doubling_scale(values: Sequence[float], start_px: float, end_px: float, *, num_ticks: int = 9) -> Scale:
+    """A scale over positive `values` (at least one, none above HUGE), half an octave wider, ticks at powers of two."""
+    low, high = max(min(values), TINY) / math.sqrt(2), max(*values, TINY) * math.sqrt(2)
+    powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    ticks = tuple(2.0**power for power in powers[:: math.ceil(len(powers) / num_ticks)])
+    return Scale(low, high, start_px, end_px, ticks, log=True)
+
+
 def _round_step(step: float) -> float:
     """The least of 1, 2, 2.5 and 5 times a power of ten that is not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))

@@ -20,6 +20,7 @@ from stillhouse.core.events import Reporter
 from stillhouse.eval.features import patch_maps
 from stillhouse.eval.kept import Kept
 from stillhouse.eval.pictures import pca_rgb
+from stillhouse.eval.rates import codec_choices
 from stillhouse.eval.report import render_report
 from stillhouse.eval.report_data import (
     ColumnFacts,
@@ -108,6 +109,7 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
         seeds=_seed_table(judged) if several else None,
         pictures=_pictures(config, result) if config.eval.pictures else None,
         store=_store_facts(result.store),
+        codecs=codec_choices(result.store),
         teachers=tuple(_teacher_facts(result.store, spec.name) for spec in result.store.teachers()),
         student=_student_facts(result),
         costs=_costs(result),

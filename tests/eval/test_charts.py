@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.eval.charts import MAX_POINTS, NARROW, WIDE, Bar, BarGroup, Series, bar_chart, line_chart
-from stillhouse.eval.scales import HUGE, linear_scale, log_scale
+from stillhouse.eval.charts import (
+    MAX_POINTS,
+    NARROW,
+    WIDE,
+    Bar,
+    BarGroup,
+    Dot,
+    Series,
+    bar_chart,
+    dot_chart,
+    line_chart,
+)
+from stillhouse.eval.scales import HUGE, doubling_scale, linear_scale, log_scale
 
 HOSTILE = "<script>alert(1)</script>\" ' & \x00\ud800"
 
@@ -88,9 +99,52 @@ def test_names_are_escaped() -> None:
     for root in (
         parse(line_chart(HOSTILE, [Series(HOSTILE, [0, 1], [1, 2])], x_label=HOSTILE, y_label=HOSTILE)),
         parse(bar_chart(HOSTILE, [HOSTILE], [BarGroup(HOSTILE, [Bar(0.5, 0.4, 0.6)])])),
+        dots([Dot(HOSTILE, 1, 1, HOSTILE, marked=True)], title=HOSTILE),
     ):
         assert not list(root.iter("script"))
         assert root[0].text == HOSTILE.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
+
+
+def dots(
+    found: list[Dot], bound: Series | None = None, *, title: str = "rates", width: int = WIDE
+) -> ElementTree.Element:
+    line = bound or Series("bound", [], [])
+    names = ("candidate", "chosen")
+    return parse(dot_chart(title, names, found, line, x_label="bits", y_label="dB", width=width))
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_a_dot_chart_labels_every_dot_and_marks_one(width: int) -> None:
+    found = [Dot(f"pq:{n}", 2.0 ** (n / 2), 3.0 * n, f"hover {n}", marked=n == 3) for n in range(6)]
+    root = dots(found, Series("bound", [1, 2, 4], [5, 10, 99]), width=width)
+    assert {"pq:0", "pq:5", "candidate", "chosen", "bound", "bits", "dB", "1", "2", "4"} <= set(texts(root))
+    assert {f"hover {n}" for n in range(6)} <= {title.text for title in root.iter("title")}
+    (marked,) = [group for group in root.iter("g") if group.get("font-weight") == "bold"]
+    assert len(list(marked.iter("circle"))) == 2 and len(list(root.iter("circle"))) == 7
+    (path,) = root.iter("path")
+    assert path.get("d", "").count("L") == 1  # 99 dB is above the dots
+    middle = [float(circle.get("cx", "")) for circle in root.iter("circle")]
+    assert middle[2] - middle[0] == pytest.approx(middle[-1] - middle[-3], abs=0.2)  # an octave each
+
+
+def test_a_line_off_the_dots_is_named_so() -> None:
+    root = dots([Dot("a", 1, 1, ""), Dot("b", 2, 3, "")], Series("bound", [1, 2], [50, 60]))
+    assert "bound (off this chart)" in texts(root) and not list(root.iter("path"))
+
+
+@pytest.mark.parametrize("found", [[], [Dot("a", 0, 1, "")], [Dot("a", 1, math.nan, "")]])
+def test_dots_without_a_place_are_refused(found: list[Dot]) -> None:
+    with pytest.raises(ValueError, match="rates: every dot needs an x above 0 and a y"):
+        dots(found)
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(-300, 300)), min_size=1, max_size=5))
+def test_dots_and_labels_are_in_the_picture(points: list[tuple[float, float]]) -> None:
+    root = dots([Dot(str(n), *point, "", marked=n == 0) for n, point in enumerate(points)], width=NARROW)
+    width, height = (float(number) for number in root.get("viewBox", "").split()[2:])
+    for found, x, y in [("circle", "cx", "cy"), ("text", "x", "y"), ("line", "x1", "y1"), ("line", "x2", "y2")]:
+        for one in root.iter(found):
+            assert 0 <= float(one.get(x, "")) <= width and 0 <= float(one.get(y, "")) <= height
 
 
 NAMES = ["teacher", "student", "untrained"]
@@ -146,3 +200,11 @@ def test_a_log_scale_holds_its_values_and_has_few_round_ticks(values: list[float
     assert scale.low <= min(values) * (1 + 1e-9) and max(values) <= scale.high * (1 + 1e-9)
     assert 1 <= len(scale.ticks) <= 7
     assert all(re.fullmatch(r"[125](\.0)?(e[+-]?\d+)?|[125]0*(\.0)?|0\.0*[125]", repr(tick)) for tick in scale.ticks)
+
+
+@given(st.lists(st.floats(1e-300, HUGE), min_size=1, max_size=5))
+def test_a_doubling_scale_holds_its_values_and_has_few_ticks(values: list[float]) -> None:
+    scale = doubling_scale(values, 0, 100)
+    assert scale.low < min(values) and max(values) < scale.high
+    assert 1 <= len(scale.ticks) <= 9
+    assert all(math.log2(tick).is_integer() and scale.low <= tick <= scale.high for tick in scale.ticks)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stillhouse.eval.formatting import count, digits, duration, percent, printable, score, shorten, size
+from stillhouse.eval.formatting import count, digits, duration, fixed, percent, printable, score, shorten, size
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ def test_size(num_bytes: int | None, text: str) -> None:
 
 
 def test_shares_and_scores() -> None:
+    assert fixed(-1.25, 1) == "\u22121.2" and fixed(3, 2) == "3.00" and fixed(None, 1) == fixed(math.inf, 1) == "\u2013"
     assert percent(0.9314) == "93.1\u00a0%" and percent(None) == "\u2013"
     assert score(0.9314, as_percent=True) == "93.1" and score(0.4123, as_percent=False) == "0.412"
     assert score(0.0314, as_percent=True, signed=True) == "+3.1" and score(-0.1, as_percent=True) == "\u221210.0"

@@ -15,6 +15,7 @@ import pytest
 from stillhouse.eval.pictures import pca_rgb
 from stillhouse.eval.report import MAX_QUARANTINED, render_report
 from stillhouse.eval.report_data import (
+    CodecChoice,
     ColumnFacts,
     JudgedData,
     LossCurve,
@@ -22,6 +23,7 @@ from stillhouse.eval.report_data import (
     PictureSheet,
     ProbeResult,
     Quarantined,
+    RatePoint,
     ReportData,
     Score,
     SeedScores,
@@ -90,6 +92,19 @@ def full(word: str = "word") -> ReportData:
             ),
             quarantined=(Quarantined(key=word, reason=word),),
         ),
+        codecs=(
+            CodecChoice(
+                teacher=word,
+                level=word,
+                choice=word,
+                why=word,
+                curve=(
+                    RatePoint(choice=word, bits=1.2, bytes_per_token=57.6, snr_db=9.87, cosine=0.98765, bound_db=11.21),
+                    RatePoint(choice="x", bits=16.1, bytes_per_token=772.8, snr_db=71, cosine=1, bound_db=99),
+                ),
+                dropped={word: word},
+            ),
+        ),
         teachers=(TeacherFacts(name=word, model=word, weights_hash=word, preprocessing=word, licence=word),),
         student=StudentFacts(
             model=word, num_params=5_526_346, num_steps=6000, images_per_s=412.3, checkpoint_digest=word
@@ -148,7 +163,7 @@ def test_a_minimal_report_has_one_section() -> None:
 
 def test_a_full_report_has_all_sections_in_order() -> None:
     html = render_report(full())
-    want = ["retention", "losses", "seeds", "pictures", "store", "models", "costs", "environment", "config"]
+    want = ["retention", "losses", "seeds", "pictures", "store", "codecs", "models", "costs", "environment", "config"]
     assert sections(html) == want
     assert re.findall(r'<a href="#(\w+)"', html) == want
 
@@ -159,6 +174,7 @@ def test_a_full_report_has_all_sections_in_order() -> None:
         *("93.4", "[85.1, 89.1]", "93.3\u00a0%", "87.9\u00a0%", "+45.9", "[+42.9, +48.9]", "39.2\u00a0MB"),
         *("999\u00a0bytes", "80.0", "5,526,346", "3\u00a0min 06\u00a0s", "53.6", "[74.0, 100.0]"),
         *("Paid once for the store: 3\u00a0min 06\u00a0s", "1 sample left out"),
+        *("57.6", "9.9", "0.98765", "1.3", "word : word.", "word chosen"),
     ],
 )
 def test_numbers_read_as_a_person_writes_them(shown: str) -> None:
@@ -224,6 +240,10 @@ def test_a_metric_with_its_own_unit_has_its_own_chart() -> None:
     ("change", "message"),
     [
         ({"curves": (LossCurve(name="total", steps=[1], values=[]),)}, "loss curve 'total': 1 steps and 0 values"),
+        (
+            {"codecs": (CodecChoice(teacher="t", level="cls", choice="-", why="-", curve=()),)},
+            "codec of t/cls: no candidates",
+        ),
         (
             {
                 "seeds": SeedTable(
