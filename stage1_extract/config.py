@@ -14,13 +14,24 @@ from stillhouse.storage.specs import TRAIN
 from .sources import SourceConfig
 
 AUTO = "auto"
+LEVELS = ("cls", "patch")
 
 
-def _known_codec(choice: str) -> str:
+Choices = str | dict[Literal["cls", "patch"], str]
+"""One codec for all levels, or one for each."""
+
+
+def _known_codecs(choices: Choices) -> Choices:
+    if choices == AUTO:
+        return choices
+    if isinstance(choices, dict) and len(choices) < len(LEVELS):
+        raise ValueError(f"a codec for each level is needed: {', '.join(LEVELS)}; got {', '.join(choices) or 'none'}")
     try:
-        return choice if choice == AUTO else check_choice(choice)
+        for choice in [choices] if isinstance(choices, str) else choices.values():
+            check_choice(choice)
     except UsageError as error:
         raise ValueError(str(error)) from error
+    return choices
 
 
 class IngestConfig(Config):
@@ -55,8 +66,9 @@ class TeacherConfig(EncoderConfig):
     std: tuple[float, float, float] | None = None
     image_size: int | None = Field(default=None, ge=1)
     """Pixels a side that the teacher sees; None: the size of the views."""
-    codec: Annotated[str, AfterValidator(_known_codec)] = "fp16"
-    """A codec as `name` or `name:rate`, or `auto`: the best one for a budget, chosen by measuring."""
+    codec: Annotated[Choices, AfterValidator(_known_codecs)] = "fp16"
+    """A codec as `name` or `name:rate`, one for each level as `{cls: int8, patch: klt:1}`, or `auto`: the best one for a
+    budget, chosen by measuring."""
     bytes_per_token: float | None = Field(default=None, gt=0)
     """For `codec: auto`: the least error in so many bytes a token on disk."""
     max_nmse: float | None = Field(default=None, gt=0, lt=1)
@@ -72,6 +84,17 @@ class TeacherConfig(EncoderConfig):
         if (self.codec == AUTO) != (len(given) == 1):
             raise ValueError(f"codec auto takes either bytes_per_token or max_nmse, other codecs neither; got {given}")
         return self
+
+    def codec_of(self, level: str) -> str:
+        """The codec of one level, when it is named and not `auto`."""
+        return self.codec if isinstance(self.codec, str) else {str(name): it for name, it in self.codec.items()}[level]
+
+    @property
+    def codec_told(self) -> str:
+        """The setting as one line."""
+        if self.budget is not None:
+            return f"auto: {self.budget}"
+        return self.codec if isinstance(self.codec, str) else ", ".join(f"{k} {v}" for k, v in self.codec.items())
 
     @property
     def budget(self) -> Budget | None:

@@ -18,7 +18,7 @@ from stillhouse.core.errors import CorruptError, DataError, SpecMismatchError
 from stillhouse.core.events import Reporter, Task
 from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
-from stillhouse.storage.codecs import Codec, CodeType, fit_codec
+from stillhouse.storage.codecs import Codec, CodeType, fit_codec, stored_type
 from stillhouse.storage.codecs.auto import choose
 from stillhouse.storage.decode import decode
 from stillhouse.storage.records import Record
@@ -34,7 +34,12 @@ from .config import ExtractConfig, TeacherConfig
 from .policies import ViewPolicyConfig, draw
 from .teachers import Teacher
 
-FIT_ROWS = 256
+FIT_ROWS = 2048
+"""Views that codecs are fitted on: the first ones of view 0, of as many blocks as it takes."""
+FIT_BYTES = 1 << 30
+"""Of float32 tokens; a teacher with larger ones is fitted on fewer views. They are held until their units are written."""
+FIT_TOKENS = 1 << 16
+"""That a level is fitted on, at most: of a level with more, every so-manyth view."""
 READ_AHEAD = 3
 """Batches that are rendered while the teacher works on an earlier one."""
 
@@ -119,7 +124,7 @@ def _bytes_to_write(store: Store, spec: TeacherSpec, todo: Sequence[tuple[int, i
     def row_bytes(level: str, code_type: CodeType) -> int:
         return spec.levels[level].num_tokens * code_type.width * np.dtype(code_type.dtype).itemsize
 
-    row = sum(row_bytes(level, store.codec(spec.name, level).code_type) for level in spec.levels)
+    row = sum(row_bytes(level, stored_type(store.codec(spec.name, level))) for level in spec.levels)
     return sum(len(store.good_rows(block)) for block, _ in todo) * row
 
 
@@ -160,33 +165,36 @@ def drawn(store: Store, policy: ViewPolicyConfig, block: int, view: int) -> npt.
     return params
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Hashes of some views' pixels, uint64 [B], and what the teacher says of them, float32 [B, T, D] a level."""
+
+    hashes: npt.NDArray[np.uint64]
+    tokens: dict[str, npt.NDArray[np.float32]]
+
+
 class _Extractor:
     """The pieces that one unit after the other shares."""
 
     def __init__(self, store: Store, teacher: Teacher, policy: ViewPolicyConfig, pool: ThreadPoolExecutor) -> None:
         self._store, self._teacher, self._policy, self._pool = store, teacher, policy, pool
+        self._seen: dict[int, list[_Batch]] = {}
 
     def fit_codecs(self, reporter: Reporter) -> None:
-        """Fit and commit the codecs on the first rows of the first block, unless they are there."""
+        """Fit and commit the codecs on the first views, unless they are there."""
         store, spec = self._store, self._teacher.spec
         if store.done(layout.codecs_unit(spec.name)):
             return
-        block = next((b for b in store.plan.blocks_of(TRAIN) if len(store.good_rows(b))), None)
-        if block is None:
-            raise DataError(
-                f"no training image of store {store.root} can be read", hint=f"see `stillhouse inspect {store.root}`"
-            )
-        rows = store.good_rows(block)[:FIT_ROWS]
-        params = drawn(store, self._policy, block, 0)
-        batches = [self._teacher(pixels) for pixels in self._rendered(block, rows, params)]
-        sample = {level: np.concatenate([batch[level] for batch in batches]) for level in spec.levels}
+        sample = self._sample()
         config = self._teacher.config
-        facts: dict[str, Any] = {
-            "fitted_on": {"block": block, "view": 0, "rows": len(rows)},
-            "config": identity(config),
+        fitted_on = {
+            "blocks": sorted(self._seen),
+            "view": 0,
+            "rows": {level: len(one) for level, one in sample.items()},
         }
+        facts: dict[str, Any] = {"fitted_on": fitted_on, "config": identity(config)}
         if config.budget is None:
-            codecs = {level: fit_codec(spec.codec, tokens) for level, tokens in sample.items()}
+            codecs = {level: fit_codec(config.codec_of(level), tokens) for level, tokens in sample.items()}
         else:
             chosen = {level: choose(tokens, config.budget) for level, tokens in sample.items()}
             codecs = {level: one.codec for level, one in chosen.items()}
@@ -195,6 +203,38 @@ class _Extractor:
                 reporter.say(f"codec of {config.name}/{level}: {one.choice}, {one.why}")
         statistics = {level: channel_statistics(tokens) for level, tokens in sample.items()}
         commit_codecs(store, spec, codecs, statistics, facts)
+
+    def _sample(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Tokens to fit on, float32 [N, T, D] a level; what the teacher said is kept for the units that it belongs to."""
+        store, levels = self._store, self._teacher.spec.levels
+        row_bytes = sum(4 * level.num_tokens * level.dim for level in levels.values())
+        wanted, found = max(1, min(FIT_ROWS, FIT_BYTES // row_bytes)), 0
+        for block in store.plan.blocks_of(TRAIN):
+            seen = self._seen.setdefault(block, [])
+            for batch in self._encoded(block, 0, drawn(store, self._policy, block, 0)):
+                seen.append(batch)
+                found += len(batch.hashes)
+                if found >= wanted:
+                    break
+            if found >= wanted:
+                break
+        if not found:
+            raise DataError(
+                f"no training image of store {store.root} can be read", hint=f"see `stillhouse inspect {store.root}`"
+            )
+        batches = [batch for seen in self._seen.values() for batch in seen]
+        joined = {level: np.concatenate([batch.tokens[level] for batch in batches])[:wanted] for level in levels}
+        return {level: one[:: -(-one.shape[0] * one.shape[1] // FIT_TOKENS)] for level, one in joined.items()}
+
+    def _encoded(
+        self, block: int, view: int, params: npt.NDArray[np.int32], begin: Sequence["_Batch"] = ()
+    ) -> Iterator["_Batch"]:
+        """The batches of a unit: those of its beginning that are known, then what the teacher says of the rest."""
+        yield from begin
+        rows = self._store.good_rows(block)[sum(len(batch.hashes) for batch in begin) :]
+        for pixels in self._rendered(block, rows, params):
+            hashes = np.array([max(view_hash(one), 1) for one in pixels], np.uint64)
+            yield _Batch(hashes, self._teacher(pixels))
 
     def run_unit(self, block: int, view: int, advance: Callable[[int], None]) -> None:
         """Render, encode and commit one view of one block."""
@@ -205,12 +245,12 @@ class _Extractor:
         codes = {level: [_no_codes(spec, codecs[level])] for level, spec in self._teacher.spec.levels.items()}
         hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
         done = 0
-        for pixels in self._rendered(block, rows, params):
-            hashes[rows[done : done + len(pixels)]] = [max(view_hash(one), 1) for one in pixels]
-            for level, tokens_BTD in self._teacher(pixels).items():
+        for batch in self._encoded(block, view, params, self._seen.pop(block, ()) if view == 0 else ()):
+            hashes[rows[done : done + len(batch.hashes)]] = batch.hashes
+            for level, tokens_BTD in batch.tokens.items():
                 codes[level].append(codecs[level].encode(tokens_BTD))
-            done += len(pixels)
-            advance(len(pixels))
+            done += len(batch.hashes)
+            advance(len(batch.hashes))
         self._commit_view(block, view, params, hashes)
         together = {level: np.concatenate(batches) for level, batches in codes.items()}
         commit_features(store, name, view, block, together, rows, {})

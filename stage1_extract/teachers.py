@@ -40,7 +40,7 @@ class Teacher:
             weights_sha256=weights_sha256(self.encoder),
             preprocessing=self.preprocessing,
             levels=levels,
-            codec=f"auto: {self.config.budget}" if self.config.budget else self.config.codec,
+            codec=self.config.codec_told,
             precision=self.config.precision,
             licence=self.config.licence,
         )

@@ -43,6 +43,8 @@ class DistillConfig(Config):
     """Weight of each term of the loss."""
     targets: Literal["raw", "centred"] = "raw"
     """`raw`: features as they are (Proteus). `centred`: minus their mean, over one scalar deviation for all channels."""
+    basis: Literal["auto", "channels"] = "auto"
+    """`auto`: heads predict in a codec's own basis where the loss is the same in it. `channels`: always in channels."""
     mask: MaskConfig = MaskConfig()
     epochs: int = Field(default=300, ge=1)
     """Passes over the samples; epoch e trains on view e mod V."""

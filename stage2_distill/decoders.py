@@ -1,9 +1,13 @@
 """Codes to tokens on the training device: each codec's decode once more, in torch. The loader delivers codes.
 
-Legend: B batch, T tokens, C codes a token, D teacher width.
+A codec whose last step is an orthonormal transform also hands out what stands before that step: its values.
+
+Legend: B batch, T tokens, C codes a token, D teacher width, K values a token.
 """
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,35 +18,98 @@ from torch import Tensor
 from stillhouse.core.errors import UsageError
 from stillhouse.storage.codecs import Codec
 
-Decoder = Callable[[Tensor], Tensor]
+ORTHONORMAL = 1e-3
+"""How far axes @ axes^T may be from the identity, as fitted axes are in float32; a loss is then off by no more than that."""
+
+Values = Callable[[Tensor], Tensor]
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """tokens = values @ axes + mean, with orthonormal axes.
+
+    What a token has beside the K axes is not in the store: there every decoded token is the mean (zero without one).
+
+    Args:
+        axes_KD: floats [K, D], K <= D.
+        mean_D: floats [D]; None: zero.
+    """
+
+    axes_KD: Tensor
+    mean_D: Tensor | None = None
+
+    def tokens(self, values_BTK: Tensor) -> Tensor:
+        """[B, T, D]."""
+        turned = values_BTK @ self.axes_KD
+        return turned if self.mean_D is None else turned + self.mean_D
+
+    def values(self, tokens_D: Tensor) -> Tensor:
+        """[..., K] of [..., D]: their coordinates on the axes, from the mean on."""
+        return (tokens_D if self.mean_D is None else tokens_D - self.mean_D) @ self.axes_KD.T
+
+    @property
+    def is_orthonormal(self) -> bool:
+        """A store may hold other axes, from which tokens can be decoded but no loss be taken."""
+        axes_KD = self.axes_KD.cpu()  # where the answer is the same for every device
+        return bool((axes_KD @ axes_KD.T - torch.eye(len(axes_KD))).abs().max() <= ORTHONORMAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """codes [B, T, C] -> float32 tokens [B, T, D], by way of float32 values [B, T, K].
+
+    Without a basis the values are the tokens.
+    """
+
+    values: Values
+    basis: Basis | None = None
+
+    def __call__(self, codes_BTC: Tensor) -> Tensor:
+        values_BTK = self.values(codes_BTC)
+        return values_BTK if self.basis is None else self.basis.tokens(values_BTK)
+
+
 def _fp16(arrays: Arrays, device: torch.device) -> Decoder:
-    return lambda codes_BTC: codes_BTC.float()
+    return Decoder(lambda codes_BTC: codes_BTC.float())
 
 
 def _int8(arrays: Arrays, device: torch.device) -> Decoder:
     offset, scale = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("offset", "scale"))
-    return lambda codes_BTC: torch.addcmul(offset, codes_BTC.float(), scale)
+    return Decoder(lambda codes_BTC: torch.addcmul(offset, codes_BTC.float(), scale))
 
 
 def _bf16(arrays: Arrays, device: torch.device) -> Decoder:
-    return lambda codes_BTC: codes_BTC.view(torch.bfloat16).float()
+    return Decoder(lambda codes_BTC: codes_BTC.view(torch.bfloat16).float())
 
 
 def _klt(arrays: Arrays, device: torch.device) -> Decoder:
-    mean, axes, step, shift = (torch.from_numpy(arrays[n].copy()).to(device) for n in ("mean", "axes", "step", "shift"))
+    mean_D, axes_KD = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("mean", "axes"))
+    return Decoder(_ecsq_values(arrays, device), Basis(axes_KD, mean_D))
 
-    def decode(codes_BTK: Tensor) -> Tensor:
+
+def _ecsq(arrays: Arrays, device: torch.device) -> Decoder:
+    values, offset_D = _ecsq_values(arrays, device), torch.from_numpy(arrays["offset"].copy()).to(device)
+    return Decoder(lambda codes_BTD: values(codes_BTD) + offset_D)
+
+
+def _ecsq_values(arrays: Arrays, device: torch.device) -> Values:
+    """codes [B, T, K] -> values [B, T, K] about the offset."""
+    step, shift_K, zero_K = (torch.from_numpy(arrays[n].copy()).to(device) for n in ("step", "shift", "zero"))
+
+    def values(codes_BTK: Tensor) -> Tensor:
         codes = codes_BTK.float()
-        values_BTK = (codes + torch.sign(codes) * shift) * step
-        return values_BTK @ axes + mean
+        return torch.where(codes == 0, zero_K, torch.addcmul(codes, torch.sign(codes), shift_K)) * step
 
-    return decode
+    return values
 
 
 def _pq(arrays: Arrays, device: torch.device) -> Decoder:
+    return Decoder(_pq_values(arrays, device))
+
+
+def _pq_values(arrays: Arrays, device: torch.device) -> Values:
+    """codes [B, T, M] -> values [B, T, D], one centroid a part."""
     books_MLP = torch.from_numpy(arrays["books"].copy()).to(device)
     num_parts, num_centroids, part = books_MLP.shape
     flat = books_MLP.reshape(num_parts * num_centroids, part)
@@ -56,8 +123,7 @@ def _pq(arrays: Arrays, device: torch.device) -> Decoder:
 
 
 def _opq(arrays: Arrays, device: torch.device) -> Decoder:
-    rotation, decode_pq = torch.from_numpy(arrays["rotation"].copy()).to(device), _pq(arrays, device)
-    return lambda codes_BTM: decode_pq(codes_BTM) @ rotation
+    return Decoder(_pq_values(arrays, device), Basis(torch.from_numpy(arrays["rotation"].copy()).to(device)))
 
 
 def _rq(arrays: Arrays, device: torch.device) -> Decoder:
@@ -70,7 +136,7 @@ def _rq(arrays: Arrays, device: torch.device) -> Decoder:
         names = (codes_BTM.long() + first_M).reshape(-1, num_books)
         return torch.nn.functional.embedding_bag(names, flat, mode="sum").reshape(*codes_BTM.shape[:2], dim)
 
-    return decode
+    return Decoder(decode)
 
 
 DECODERS: Final[Mapping[str, Callable[[Arrays, torch.device], Decoder]]] = {
@@ -78,6 +144,7 @@ DECODERS: Final[Mapping[str, Callable[[Arrays, torch.device], Decoder]]] = {
     "bf16": _bf16,
     "int8": _int8,
     "int4": _int8,
+    "ecsq": _ecsq,
     "klt": _klt,
     "pq": _pq,
     "opq": _opq,
@@ -93,14 +160,23 @@ def build_decoder(codec: Codec, device: torch.device) -> Decoder:
 
 
 class TargetScaling:
-    """Targets as the loss sees them: raw, or centred per channel and divided by one scalar for all channels.
+    """Targets as the loss sees them: minus the mean of each channel, over one scalar for all channels.
 
     One scalar keeps the directions of the features and their relative sizes; only the size of the loss changes.
+
+    Args:
+        mean_D, std_D: of each channel, float32 [D].
     """
 
     def __init__(self, mean_D: npt.NDArray[np.float32], std_D: npt.NDArray[np.float32], device: torch.device) -> None:
         self._mean = torch.from_numpy(mean_D.copy()).to(device)
         self._inverse = float(1.0 / max(float(np.sqrt(np.mean(std_D.astype(np.float64) ** 2))), 1e-12))
+
+    def within(self, basis: Basis) -> "TargetScaling":
+        """The same scaling for values of `basis`: what it makes of their tokens, on the axes."""
+        found = copy.copy(self)
+        found._mean = basis.values(self._mean)
+        return found
 
     def __call__(self, tokens_BTD: Tensor) -> Tensor:
         return (tokens_BTD - self._mean) * self._inverse

@@ -7,7 +7,10 @@ OF_OBJECTIVE = {"token": ("token",), "feature": ("token", "feature"), "patch": (
 
 
 class Head(nn.Sequential):
-    """LayerNorm(D_s), Linear(D_s -> D_t) with bias, both at PyTorch's own initialisation (Proteus)."""
+    """LayerNorm(D_s), Linear(D_s -> D_t) with bias, both at PyTorch's own initialisation (Proteus).
+
+    D_t is the width of the targets: the teacher's, or that of the basis they are in.
+    """
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:
         super().__init__(nn.LayerNorm(student_dim), nn.Linear(student_dim, teacher_dim))

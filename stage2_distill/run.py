@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import Field
+
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
@@ -22,6 +24,7 @@ from .config import DistillConfig
 from .export import export_student, is_whole, timm_config
 from .loader import Batch, Loader
 from .metrics import MetricsLog
+from .targets import own_bases
 from .trainer import Trainer
 
 RESULT = "result.json"
@@ -50,6 +53,8 @@ class DistillResult(Config):
     last_losses: dict[str, float]
     student: str
     """Folder of the exported student, relative to the run's."""
+    bases: dict[str, str] = Field(default_factory=dict)
+    """level -> codec in whose own basis its heads predicted; levels that are not here: in the teacher's channels."""
 
 
 def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporter) -> tuple[DistillResult, bool]:
@@ -70,6 +75,7 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         "config": config.model_dump(mode="json"),
         "trained_on_sha256": _trained_on(sealed, spec.name),
         "teacher": spec.name,
+        "bases": own_bases(config, {level: store.codec(spec.name, level) for level in spec.levels}),
     }
     finished = _finished(folder, identity, reporter)
     if finished is not None:
@@ -193,7 +199,12 @@ def _finished(folder: Path, identity: dict[str, Any], reporter: Reporter) -> Dis
         return None
     _require_same(
         folder,
-        {"config": result.config, "trained_on_sha256": result.trained_on_sha256, "teacher": result.teacher},
+        {
+            "config": result.config,
+            "trained_on_sha256": result.trained_on_sha256,
+            "teacher": result.teacher,
+            "bases": result.bases,
+        },
         identity,
     )
     if not is_whole(folder / result.student, result.weights_sha256):
@@ -212,10 +223,11 @@ def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -
 def _without_means(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity without the settings that say how a run goes, not what comes out of it.
 
-    The teacher stands in it by the name that was found, whether the config gave one or not.
+    Teacher and bases stand in it as they were found, however the config asked. Before there were bases, heads predicted
+    in channels.
     """
-    config = {name: value for name, value in identity["config"].items() if name not in MEANS | {"teacher"}}
-    return {**identity, "config": config}
+    config = {name: value for name, value in identity["config"].items() if name not in MEANS | {"teacher", "basis"}}
+    return {"bases": {}, **identity, "config": config}
 
 
 def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: Reporter) -> None:
@@ -255,6 +267,7 @@ def _finish(
         images_per_second=images / max(seconds, 1e-9),
         last_losses=trainer.last_losses,
         student=STUDENT,
+        bases=identity["bases"],
     )
     replace_file(folder / RESULT, canonical_json(result.model_dump(mode="json")))
     return result

@@ -1,6 +1,6 @@
 """One training step and the state around it.
 
-Legend: B batch, M masked samples, T patches, D teacher width.
+Legend: B batch, M masked samples, T patches, D width of the targets.
 """
 
 import copy
@@ -19,13 +19,13 @@ from stillhouse.storage.store import Store
 
 from .checkpoint import Checkpoint
 from .config import DistillConfig
-from .decoders import TargetScaling, build_decoder
 from .heads import Heads
 from .loader import Batch
 from .masking import draw_masks
 from .objectives import OBJECTIVES, Predictions, Targets
 from .schedule import lr_at
 from .students import build_student
+from .targets import build_targets, own_bases
 
 LR_BATCH = 512
 """The batch that `lr` is given for."""
@@ -39,22 +39,28 @@ class Trainer:
         self.device = pick_device(config.device)
         self._weights = {name: weight for name, weight in config.objectives.items() if weight > 0}
         torch.manual_seed(config.seed)
-        cls, patch = teacher.levels["cls"], teacher.levels["patch"]
+        patch = teacher.levels["patch"]
         self.student = build_student(config.student, patch, view_size=store.spec.view_size).to(self.device)
         if "patch" in self._weights:
             self._require_masks(patch.num_tokens)
+        codecs = {level: store.codec(teacher.name, level) for level in teacher.levels}
+        bases, centred = own_bases(config, codecs), config.targets == "centred"
+        self._targets = {
+            level: build_targets(
+                codec,
+                self.device,
+                store.statistics(teacher.name, level) if centred else None,
+                own_basis=level in bases,
+            )
+            for level, codec in codecs.items()
+        }
         self.heads = Heads(
             student_cls=self.student.cls_dim,
             student_patch=self.student.patch_dim,
-            teacher_cls=cls.dim,
-            teacher_patch=patch.dim,
+            teacher_cls=self._targets["cls"].width,
+            teacher_patch=self._targets["patch"].width,
             masked="patch" in self._weights,
         ).to(self.device)
-        self._decoders = {
-            level: build_decoder(store.codec(teacher.name, level), self.device) for level in teacher.levels
-        }
-        statistics = {level: store.statistics(teacher.name, level) for level in teacher.levels}
-        self._scaling = {level: TargetScaling(*pair, self.device) for level, pair in statistics.items()}
         self.optimiser = torch.optim.AdamW(_parameter_groups(self._trained(), config.weight_decay), lr=0.0, fused=True)
         self._ema = copy.deepcopy(self.student.encoder) if config.ema > 0 else None
         self.step, self.num_steps, self.seconds = 0, 0, 0.0
@@ -120,14 +126,13 @@ class Trainer:
                 hidden,
             )
         masked = None if mask_MT is None else patch_BTD[: len(mask_MT)][mask_MT]
-        target = Targets(cls_B1D[:, 0], patch_BTD, masked)
+        cls, patch = self._targets["cls"], self._targets["patch"]
+        target = Targets(cls_B1D[:, 0], patch_BTD, masked, dropped_cls=cls.dropped, dropped_patch=patch.dropped)
         losses = {name: OBJECTIVES[name](predicted, target) for name in self._weights}
         return {**losses, "total": torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()}
 
     def _target(self, level: str, batch: Batch) -> Tensor:
-        codes = torch.from_numpy(batch.codes[level]).to(self.device, non_blocking=True)
-        tokens = self._decoders[level](codes)
-        return self._scaling[level](tokens) if self.config.targets == "centred" else tokens
+        return self._targets[level](torch.from_numpy(batch.codes[level]).to(self.device, non_blocking=True))
 
     def _mask(self, batch: int, num_patches: int) -> Tensor | None:
         if "patch" not in self._weights:

@@ -1,9 +1,12 @@
 """Codes of one level of one teacher: batches of rows, whole blocks, windows of blocks.
 
+Codes that a codec packs are unpacked as rows are read.
+
 Legend: N rows, T tokens, C codes a token, S bytes of a row with its crc.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy.typing as npt
 from stillhouse.core.errors import CorruptError
 
 from . import layout
+from .codecs import Codec, CodeType, stored_type, unpack
 from .crc import CRC_BYTES
 from .foreign import regular_file
 from .shards import Rows, ShardReader
@@ -22,40 +26,55 @@ if TYPE_CHECKING:
 Codes = npt.NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RowType:
+    """How the codes of one sample lie in bytes: T tokens, or tokens last when they are compressed."""
+
+    num_tokens: int
+    code_type: CodeType
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_tokens * self.code_type.width * np.dtype(self.code_type.dtype).itemsize
+
+    def buffer(self, num_rows: int) -> Rows:
+        return np.empty((num_rows, self.num_bytes + CRC_BYTES), np.uint8)
+
+    def codes(self, rows_NS: Rows) -> Codes:
+        payload = rows_NS[:, : self.num_bytes].view(np.dtype(self.code_type.dtype).newbyteorder("<"))
+        if self.code_type.compressed:
+            return payload.reshape(len(rows_NS), self.code_type.width, self.num_tokens).swapaxes(1, 2)
+        return payload.reshape(len(rows_NS), self.num_tokens, self.code_type.width)
+
+
 class Features:
     """Reads one level of one teacher. Get it from `Store.features`; safe for many threads, not across fork."""
 
     def __init__(self, store: "Store", teacher: str, level: str) -> None:
         self._store, self.teacher, self.level = store, teacher, level
 
-        def load() -> tuple[int, int, np.dtype[Any], bool]:
+        def load() -> tuple[Codec, RowType, RowType]:
             levels = store.teacher(teacher).levels
-            code_type = store.codec(teacher, level).code_type
+            codec = store.codec(teacher, level)
+            num_tokens, stored = levels[level].num_tokens, stored_type(codec)
             path = f"{layout.features_array(teacher, level)}/zarr.json"
             told = store.metadata(layout.codecs_unit(teacher), path)
-            if told["shape"][2:] != [levels[level].num_tokens, code_type.width] or told["data_type"] != code_type.dtype:
+            if told["shape"][2:] != [num_tokens, stored.width] or told["data_type"] != stored.dtype:
                 message = f"{store.root / path} says {told['shape']} {told['data_type']}, its codec something else"
                 raise CorruptError(message, hint=f"run `stillhouse verify {store.root}`")
-            return (
-                levels[level].num_tokens,
-                code_type.width,
-                np.dtype(code_type.dtype).newbyteorder("<"),
-                code_type.compressed,
-            )
+            return codec, RowType(num_tokens, stored), RowType(num_tokens, codec.code_type)
 
-        self.num_tokens, self.width, self.dtype, self._compressed = store.cached(("row", teacher, level), load)
-        self.row_bytes = self.num_tokens * self.width * self.dtype.itemsize
+        self._codec, self._stored, self._held = store.cached(("row", teacher, level), load)
+        self._packed = self._stored != self._held
+        self.row_bytes = self._held.num_bytes
 
     def buffer(self, num_rows: int) -> Rows:
         """uint8 [num_rows, S]: what `read`, `window` and `Window.take` fill when it is passed as `out`."""
-        return np.empty((num_rows, self.row_bytes + CRC_BYTES), np.uint8)
+        return self._held.buffer(num_rows)
 
     def codes(self, rows_NS: Rows) -> Codes:
         """Rows of a `buffer` as codes [N, T, C]: a view, its rows S bytes apart."""
-        payload = rows_NS[:, : self.row_bytes].view(self.dtype)
-        if self._compressed:
-            return payload.reshape(len(rows_NS), self.width, self.num_tokens).swapaxes(1, 2)
-        return payload.reshape(len(rows_NS), self.num_tokens, self.width)
+        return self._held.codes(rows_NS)
 
     def read(
         self,
@@ -73,7 +92,12 @@ class Features:
         rows = self._store.good_rows(block) if rows is None else rows
         shard = self._shard(view, block)
         out = self.buffer(len(rows)) if out is None else out
-        shard.read(rows, out)
+        if self._packed:
+            packed = self._stored.buffer(len(rows))
+            shard.read(rows, packed)
+            self.codes(out)[:] = unpack(self._codec, self._stored.codes(packed))
+        else:
+            shard.read(rows, out)
         return self.codes(out)
 
     def window(self, view: int, blocks: Sequence[int], out: Rows | None = None) -> "Window":
@@ -97,7 +121,12 @@ class Features:
             place = regular_file(self._store.root, path)
             num_rows = self._store.plan.block_samples
             return ShardReader(
-                place, num_rows, self.row_bytes, entry.num_bytes, zstd=self._compressed, fingerprint=fingerprint
+                place,
+                num_rows,
+                self._stored.num_bytes,
+                entry.num_bytes,
+                zstd=self._stored.code_type.compressed,
+                fingerprint=fingerprint,
             )
 
         return self._store.cached(("shard", self.teacher, self.level, view, block), load)

@@ -32,6 +32,7 @@ MAX_INNER_CHUNK_BYTES = 64 << 20
 MAX_VALUES = 1 << 62
 """Of one array: so that sizes fit int64 wherever they go."""
 MAX_DIMENSIONS = 8
+MAX_ARRAYS = 32
 MAX_PATH_PARTS = 12
 MAX_TEACHERS = 256
 MAX_LEVELS = 256
@@ -270,5 +271,5 @@ def check_facts(unit: str, value: Any, where: str) -> None:
                 fields(mapping(level, where, "a level"), {"codec", "dim", "arrays"}, set(level), where)
                 text(level["codec"], where, "codec", 64)
                 whole(level["dim"], 1, MAX_DIM, where, "dim")
-                for name in items(level["arrays"], where, "arrays", MAX_DIMENSIONS):
+                for name in items(level["arrays"], where, "arrays", MAX_ARRAYS):
                     text(name, where, "the name of an array", 64)

@@ -21,7 +21,7 @@ from PIL import Image
 from stillhouse.core.errors import DataError
 
 from . import layout
-from .codecs import Codec, fit_codec, load_codec
+from .codecs import Codec, CodeType, fit_codec, load_codec, pack, stored_type, unpack
 from .decode import decode, pixel_hash
 from .index import SampleRow
 from .seal import seal
@@ -273,7 +273,25 @@ class CodecTests:
         codec = fit_codec(self.name, self.tokens())
         wild = np.concatenate([self.tokens(), self.tokens(1, 100.0), -self.tokens(2, 100.0)])
         codes = codec.encode(wild)
-        assert not self._is_fill(codec, codes).any()
+        assert not self._is_fill(codec.code_type, codes).any()
+        kind = stored_type(codec)
+        stored = pack(codec, codes)
+        assert stored.shape == (len(wild), 5, kind.width) and stored.dtype == np.dtype(kind.dtype)
+        assert not self._is_fill(kind, stored).all(axis=(1, 2)).any()
+
+    def test_codes_come_back_from_disk(self) -> None:
+        codec = fit_codec(self.name, self.tokens())
+        for tokens in (self.tokens(), self.tokens(1, 100.0), self.tokens()[:0], self.tokens()[:1]):
+            codes = codec.encode(tokens)
+            np.testing.assert_array_equal(unpack(codec, pack(codec, codes)), codes)
+
+    def test_a_channel_fifty_times_as_large_as_the_rest(self) -> None:
+        """As most ViTs have: it must not take the others' share."""
+        tokens = np.random.Generator(np.random.PCG64(3)).standard_normal((40, 5, 12)).astype(np.float32)
+        tokens[..., 4] *= 50
+        codec = fit_codec(self.name, tokens)
+        error = np.abs(codec.decode(codec.encode(tokens)).astype(np.float64) - tokens)
+        assert (error <= self.error_bound(codec, tokens)).all()
 
     def test_input_is_not_changed(self) -> None:
         tokens = self.tokens()
@@ -317,7 +335,7 @@ class CodecTests:
             raise AssertionError(f"{self.name} stored {value}")
 
     @staticmethod
-    def _is_fill(codec: Codec, codes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        fill = codec.code_type.fill_value
+    def _is_fill(kind: CodeType, codes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        fill = kind.fill_value
         found: npt.NDArray[np.bool_] = np.isnan(codes) if fill == "NaN" else codes == fill
         return found

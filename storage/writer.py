@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import layout
-from .codecs import Codec
+from .codecs import Codec, pack, stored_type
 from .commit import Attempt
 from .crc import crc32c, with_crc
 from .images import TarLayout, tar_end
@@ -136,7 +136,7 @@ def commit_codecs(
 
 
 def _features_metadata(store: Store, teacher: TeacherSpec, level: str, codec: Codec) -> dict[str, Any]:
-    spec, code_type = teacher.levels[level], codec.code_type
+    spec, code_type = teacher.levels[level], stored_type(codec)
     attributes = {
         "teacher": teacher.name,
         "level": level,
@@ -177,9 +177,10 @@ def commit_features(
     fingerprints = {}
     with Attempt(store.root, layout.features_unit(teacher, view, block)) as attempt:
         for level, codes_NTC in codes.items():
-            compressed = store.codec(teacher, level).code_type.compressed
-            stored = codes_NTC.swapaxes(1, 2) if compressed else codes_NTC
-            payload = np.ascontiguousarray(stored, codes_NTC.dtype.newbyteorder("<"))
+            codec = store.codec(teacher, level)
+            stored, compressed = pack(codec, codes_NTC), stored_type(codec).compressed
+            stored = stored.swapaxes(1, 2) if compressed else stored
+            payload = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
             rows_NR = payload.reshape(len(rows), math.prod(payload.shape[1:])).view(np.uint8)
             if (np.diff(in_order) < 0).any():
                 rows_NR = rows_NR[in_order]

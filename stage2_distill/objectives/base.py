@@ -1,14 +1,18 @@
-"""What an objective compares."""
+"""What an objective is and what it compares.
+
+Legend: B batch, T patches, M masked patches of the batch, D width of the predictions.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the heads make of the student's tokens, in the teacher's width, float32.
+    """What the heads make of the student's tokens, in the width of the targets, float32.
 
     cls_BD from the token head and patch_BTD from the feature head, both of the unmasked pass; masked_MD from the patch
     head, of the masked pass at the masked positions.
@@ -21,11 +25,38 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The teacher's tokens, float32; masked_MD are patch tokens of its unmasked pass at the masked positions."""
+    """The teacher's tokens, float32; masked_MD are patch tokens of its unmasked pass at the masked positions.
+
+    dropped_cls and dropped_patch say how many components of a whole token are left out, of predictions too, because the
+    store knows nothing of them: a mean counts them, as elements without error.
+    """
 
     cls_BD: Tensor
     patch_BTD: Tensor
     masked_MD: Tensor | None = None
+    dropped_cls: int = field(default=0, kw_only=True)
+    dropped_patch: int = field(default=0, kw_only=True)
 
 
-Objective = Callable[[Predictions, Targets], Tensor]
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One term of the loss: a scalar of predictions and targets.
+
+    Args:
+        loss: the term; a pure function.
+        in_any_basis: it depends on predictions and targets by the squares of their differences alone, so that neither
+            one rotation of both nor one shift of both changes it, and components whose target is a constant only add a
+            part of their own. Not so: absolute values, cosines, a normalisation per channel.
+    """
+
+    loss: Callable[[Predictions, Targets], Tensor]
+    in_any_basis: bool
+
+    def __call__(self, predicted: Predictions, target: Targets) -> Tensor:
+        return self.loss(predicted, target)
+
+
+def mean_square(predicted: Tensor, target: Tensor, dropped: int) -> Tensor:
+    """Scalar: mean squared difference of [..., D], over D + `dropped` components."""
+    width = target.shape[-1]
+    return mse_loss(predicted, target) * (width / (width + dropped))

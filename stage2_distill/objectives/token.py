@@ -1,11 +1,10 @@
 """Token objective: the class token (Proteus eq. 3)."""
 
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
-from .base import Predictions, Targets
+from .base import Predictions, Targets, mean_square
 
 
 def token_loss(predicted: Predictions, target: Targets) -> Tensor:
     """Scalar: mean over B and D of (token_head(cls_s) - cls_t)^2."""
-    return mse_loss(predicted.cls_BD, target.cls_BD)
+    return mean_square(predicted.cls_BD, target.cls_BD, target.dropped_cls)

@@ -1,19 +1,20 @@
 """The codecs by name. A new one is a file here and a line in the table.
 
-A choice is written `name` or `name:rate`: the rate of `klt` is bits a dimension, that of `pq`, `opq` and `rq` bytes a
+A choice is written `name` or `name:rate`: the rate of `ecsq` and `klt` is bits a dimension, that of `pq`, `opq` and `rq` bytes a
 token.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.errors import UsageError
 
-from .base import Codec, Codes, CodeType, Tokens
+from .base import Codec, Codes, CodeType, Tokens, pack, stored_type, unpack
 from .bf16 import Bf16
+from .ecsq import Ecsq
 from .fp16 import Fp16
 from .int4 import Int4
 from .int8 import Int8
@@ -22,21 +23,23 @@ from .opq import Opq
 from .pq import Pq
 from .rq import Rq
 
-
-class CodecClass(Protocol):
-    """What stands in the table."""
-
-    name: str
-
-    def fit(self, tokens_NTD: Tokens) -> Codec: ...
-    def from_arrays(self, dim: int, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Codec: ...
-
-
-CODECS: Final[Mapping[str, Any]] = {codec.name: codec for codec in (Fp16, Bf16, Int8, Int4, Klt, Pq, Opq, Rq)}
-RATES: Final[Mapping[str, Callable[[str], float]]] = {"klt": float, "pq": int, "opq": int, "rq": int}
+CODECS: Final[Mapping[str, Any]] = {codec.name: codec for codec in (Fp16, Bf16, Int8, Int4, Ecsq, Klt, Pq, Opq, Rq)}
+RATES: Final[Mapping[str, Callable[[str], float]]] = {"ecsq": float, "klt": float, "pq": int, "opq": int, "rq": int}
 """What a rate is, for the codecs that have one."""
 
-__all__ = ["CODECS", "CodeType", "Codec", "Codes", "Tokens", "check_choice", "fit_codec", "load_codec"]
+__all__ = [
+    "CODECS",
+    "CodeType",
+    "Codec",
+    "Codes",
+    "Tokens",
+    "check_choice",
+    "fit_codec",
+    "load_codec",
+    "pack",
+    "stored_type",
+    "unpack",
+]
 
 
 def fit_codec(choice: str, tokens_NTD: Tokens) -> Codec:

@@ -1,7 +1,7 @@
 """`auto`: fit every candidate on a sample, measure it on rows that it has not seen, and take the best for the budget.
 
 There is no best codec, only a best one for a teacher: behind a CNN's activation most values are zero, and levels with zstd
-beat everything; the tokens of a ViT are dense, and transforms or codebooks do.
+beat everything; the tokens of a ViT are dense, and transforms do.
 """
 
 from collections.abc import Mapping
@@ -12,16 +12,15 @@ from stillhouse.core.errors import DataError, UsageError
 
 from . import fit_codec
 from .base import Codec, Tokens
-from .distortion import Point, measure
+from .distortion import ROW_BYTES, Point, measure
 
 EXACT = ("bf16", "fp16", "int8", "int4")
-KLT_BITS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+CODED = ("ecsq", "klt")
+CODED_BITS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 PQ_SHARES = (32, 16, 8, 4)
 """Dimensions of a part."""
 WIDEST_ROTATION = 512
 """`opq` is tried up to so many dimensions: its rotation takes minutes to find beyond."""
-ROW_BYTES = 20
-"""Of a row's crc and index entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,13 @@ def candidates(num_tokens: int, dim: int, budget: Budget) -> list[str]:
     """The choices that are worth trying."""
     divisors = [m for m in range(1, dim + 1) if dim % m == 0]
     if budget.bytes_per_token is None:
-        rates: tuple[float, ...] = KLT_BITS
+        rates: tuple[float, ...] = CODED_BITS
         parts = sorted({max(m for m in divisors if m <= max(1, dim // share)) for share in PQ_SHARES})
     else:
         bits, room = 8 * budget.bytes_per_token / dim, budget.bytes_per_token - ROW_BYTES / num_tokens
-        rates = tuple(round(bits * share, 4) for share in (0.95, 0.75) if bits * share < 16)
+        rates = tuple(round(bits * share, 4) for share in (0.97, 0.75) if bits * share < 16)
         parts = [max(m for m in divisors if m <= room)] if room >= 1 else []
-    found = [*EXACT, *(f"klt:{rate:g}" for rate in rates), *(f"pq:{part}" for part in parts)]
+    found = [*EXACT, *(f"{name}:{rate:g}" for name in CODED for rate in rates), *(f"pq:{part}" for part in parts)]
     return found + [f"opq:{part}" for part in parts if dim <= WIDEST_ROTATION]
 
 
@@ -94,7 +93,8 @@ def choose(tokens_NTD: Tokens, budget: Budget) -> Chosen:
     else:
         best, quality = min(within, key=lambda point: (point.nmse, point.bits)), "least error"
     figures = f"{best.bits * dim / 8:.1f} bytes a token, NMSE {best.nmse:.3g}, {best.snr_db:.1f} dB"
-    why = f"{quality} of {len(within)} candidates with {budget}: {figures}"
+    of = f"{len(within)} candidate{'s' if len(within) > 1 else ''}"
+    why = f"{quality} of {of} with {budget}: {figures}"
     return Chosen(fit_codec(best.choice, tokens_NTD), best.choice, why, tuple(curve), dropped)
 
 

@@ -5,7 +5,7 @@ Legend: N rows, T tokens, D teacher dimensions, C codes a token.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,35 @@ class Codec(Protocol):
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """The fitted parameters by name."""
         ...
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A codec whose codes are packed without loss before they are stored, such as by an entropy coder."""
+
+    @property
+    def stored_type(self) -> CodeType:
+        """How packed codes look on disk; no row of them is all fill value."""
+        ...
+
+    def pack(self, codes_NTC: Codes) -> Codes: ...
+
+    def unpack(self, packed_NTS: Codes) -> Codes: ...
+
+
+def stored_type(codec: Codec) -> CodeType:
+    """What lies on disk for a codec."""
+    return codec.stored_type if isinstance(codec, Packs) else codec.code_type
+
+
+def pack(codec: Codec, codes_NTC: Codes) -> Codes:
+    """Codes as they lie on disk."""
+    return codec.pack(codes_NTC) if isinstance(codec, Packs) else codes_NTC
+
+
+def unpack(codec: Codec, stored_NTS: Codes) -> Codes:
+    """Codes of what lies on disk. CorruptError when it cannot be codes."""
+    return codec.unpack(stored_NTS) if isinstance(codec, Packs) else stored_NTS
 
 
 def require_finite(tokens_NTD: Tokens) -> None:

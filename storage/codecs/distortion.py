@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from ..crc import CRC_BYTES
 from ..zstd_rows import compress
-from .base import Codec, Codes, Tokens
+from .base import Codec, Codes, Tokens, pack, stored_type
 
-INDEX_BYTES = 16
-"""Of a row in the index of its shard."""
+ROW_BYTES = CRC_BYTES + 16
+"""Of a row's crc and its entry in the index of its shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,14 @@ def measure(choice: str, codec: Codec, tokens_NTD: Tokens) -> Point:
 
 def bits_on_disk(codec: Codec, codes_NTC: Codes) -> float:
     """Bits a dimension that rows of these codes take in a shard."""
-    if codec.code_type.compressed:
-        rows = (np.ascontiguousarray(row.T) for row in codes_NTC)
+    stored_NTS = pack(codec, codes_NTC)
+    if stored_type(codec).compressed:
+        rows = (np.ascontiguousarray(row.T) for row in stored_NTS)
         num_bytes = sum(len(compress(row.reshape(-1).view(np.uint8))) for row in rows)
     else:
-        num_bytes = codes_NTC.nbytes
+        num_bytes = stored_NTS.nbytes
     num_rows, num_tokens = codes_NTC.shape[:2]
-    return float(8 * (num_bytes + num_rows * (CRC_BYTES + INDEX_BYTES)) / (num_rows * num_tokens * codec.dim))
+    return float(8 * (num_bytes + num_rows * ROW_BYTES) / (num_rows * num_tokens * codec.dim))
 
 
 def channel_covariance(tokens_NTD: Tokens) -> npt.NDArray[np.float64]:

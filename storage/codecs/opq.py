@@ -35,6 +35,9 @@ class Opq:
         if len(points) >= MIN_TOKENS and num_parts > 1:
             matrix = faiss().OPQMatrix(dim, num_parts)
             matrix.niter, matrix.max_train_points = ROUNDS, len(points)
+            quantizer = faiss().ProductQuantizer(dim, num_parts, 8)
+            quantizer.cp.min_points_per_centroid = 1  # faiss warns of fewer than 39, on every round
+            matrix.pq = quantizer
             matrix.train(points)
             rotation = faiss().vector_to_array(matrix.A).reshape(dim, dim)
         parts = np.split(points @ rotation.T, num_parts, axis=1)

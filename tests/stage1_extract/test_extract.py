@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from stillhouse.core.encoders import build_encoder
 from stillhouse.core.errors import CorruptError, DataError, SpecMismatchError
@@ -130,7 +131,7 @@ def test_features_are_a_forward_pass_of_the_encoder(
     assert checked == 17 * 2 * 2
 
 
-@pytest.mark.parametrize("codec", ["bf16", "int4", "klt:3", "pq:12", "opq:12", "rq:6"])
+@pytest.mark.parametrize("codec", ["bf16", "int4", "ecsq:6", "klt:6", "pq:12", "opq:12", "rq:6"])
 def test_every_codec_keeps_most_of_a_teacher(fresh: Store, whole: Store, teacher: TeacherConfig, codec: str) -> None:
     run(fresh, teacher.model_copy(update={"codec": codec}))
     for level in ("cls", "patch"):
@@ -185,13 +186,48 @@ def assert_within(store: Store, level: str, codes: NDArray[Any], exact: NDArray[
 
 
 def test_statistics_are_those_of_the_sample_it_was_fitted_on(whole: Store) -> None:
-    rows = whole.good_rows(0)
+    """The first views of all blocks, as there are few."""
     for level in ("cls", "patch"):
-        tokens = whole.codec("tiny", level).decode(whole.codes("tiny", level, 0, 0, rows))
+        codes = [whole.codes("tiny", level, 0, block, whole.good_rows(block)) for block in range(3)]
+        tokens = whole.codec("tiny", level).decode(np.concatenate(codes))
         mean, std = whole.statistics("tiny", level)
         flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
         np.testing.assert_allclose(mean, flat.mean(axis=0), atol=2e-3)
         np.testing.assert_allclose(std, flat.std(axis=0), atol=2e-3)
+
+
+def test_what_the_codecs_are_fitted_on_is_not_asked_for_twice(
+    fresh: Store, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted on part of a batch, on parts of a block and on all: the same features, and one pass of the teacher."""
+    array, calls = teachers._array, 0
+
+    def counting(tensor: torch.Tensor) -> NDArray[np.float32]:
+        nonlocal calls
+        calls += len(tensor)
+        return array(tensor)
+
+    monkeypatch.setattr(teachers, "_array", counting)
+    monkeypatch.setattr(module, "FIT_ROWS", 7)
+    run(fresh, teacher.model_copy(update={"batch": 4}))
+    good = sum(len(fresh.good_rows(block)) for block in range(3))
+    assert calls == 2 * (1 + 2 * good)  # levels, the spec's image, views
+    assert fresh.require("codecs/tiny", "it").facts["fitted_on"]["rows"] == {"cls": 7, "patch": 7}
+    assert not verify(fresh).problems
+
+
+def test_each_level_has_its_codec(fresh: Store, teacher: TeacherConfig) -> None:
+    run(fresh, TeacherConfig.model_validate({**teacher.model_dump(), "codec": {"cls": "int8", "patch": "klt:4"}}))
+    assert [fresh.codec("tiny", level).name for level in ("cls", "patch")] == ["int8", "klt"]
+    assert fresh.teacher("tiny").codec == "cls int8, patch klt:4"
+
+
+@pytest.mark.parametrize(
+    "codec", [{"patch": "int8"}, {"cls": "int8", "patch": "int9"}, {"cls": "auto", "patch": "int8"}, {}]
+)
+def test_codecs_of_levels_that_are_none(teacher: TeacherConfig, codec: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"a codec for each level is needed|unknown codec"):
+        TeacherConfig.model_validate({**teacher.model_dump(), "codec": codec})
 
 
 def test_channel_statistics() -> None:
@@ -306,7 +342,7 @@ def test_features_that_are_not_finite_stop_the_unit(
         nonlocal calls
         calls += 1
         found = array(tensor).copy()
-        if calls == 8:  # two levels each: the spec, the codec's sample, unit 0, and the patches of unit 1
+        if calls == 10:  # two levels each: the spec, the codec's sample of three blocks, and the patches of view 1
             found[2, 1, 0] = value
         return found
 

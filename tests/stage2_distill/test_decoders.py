@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from stillhouse.core.errors import UsageError
-from stillhouse.stage2_distill.decoders import DECODERS, TargetScaling, build_decoder
+from stillhouse.stage2_distill.decoders import DECODERS, Basis, TargetScaling, build_decoder
 from stillhouse.storage.codecs import CODECS, fit_codec
 from stillhouse.storage.codecs.fp16 import Fp16
 
 CPU = torch.device("cpu")
+RATES = {"ecsq": "ecsq:8", "klt": "klt:8"}
+"""Rows of five tokens are so short that at the codecs' own rates their overheads leave nothing for codes but zeros."""
 
 
 def tokens(num: int = 9) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
@@ -28,8 +30,9 @@ def test_every_codec_has_a_decoder() -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_torch_decodes_what_numpy_decodes(name: str) -> None:
-    codec = fit_codec(name, tokens())
+    codec = fit_codec(RATES.get(name, name), tokens())
     codes = codec.encode(tokens(40))
+    assert len(np.unique(codes)) > 4
     expected = codec.decode(codes)
     decoded = build_decoder(codec, CPU)(torch.from_numpy(codes))
     assert decoded.dtype == torch.float32
@@ -42,6 +45,36 @@ def test_a_codec_without_decoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Fp16, "name", "fp17")
     with pytest.raises(UsageError, match="codec 'fp17' has no decoder for training; known: fp16, bf16, int8, int4"):
         build_decoder(Fp16(4), CPU)
+
+
+@pytest.mark.parametrize(("name", "width"), [("klt", None), ("opq", 24)])
+def test_a_transform_hands_out_what_stands_before_it(name: str, width: int | None) -> None:
+    """Values keep every distance between tokens, and the tokens are where the basis puts them."""
+    codec = fit_codec(RATES.get(name, name), tokens())
+    codes = torch.from_numpy(codec.encode(tokens(40)))
+    decoder = build_decoder(codec, CPU)
+    assert decoder.basis is not None and decoder.basis.is_orthonormal
+    values = decoder.values(codes)
+    assert values.shape == (40, 5, width or len(codec.arrays()["axes"])) and values.dtype == torch.float32
+    decoded = decoder(codes)
+    torch.testing.assert_close(decoder.basis.tokens(values), decoded, rtol=0, atol=0)
+    torch.testing.assert_close(decoder.basis.values(decoded), values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((values[1:] - values[:-1]).norm(dim=-1), (decoded[1:] - decoded[:-1]).norm(dim=-1))
+
+
+@pytest.mark.parametrize("name", sorted(CODECS.keys() - {"klt", "opq"}))
+def test_values_of_other_codecs_are_tokens(name: str) -> None:
+    codec = fit_codec(RATES.get(name, name), tokens())
+    codes, decoder = torch.from_numpy(codec.encode(tokens(4))), build_decoder(codec, CPU)
+    assert decoder.basis is None
+    assert torch.equal(decoder.values(codes), decoder(codes))
+
+
+def test_axes_that_are_not_orthonormal_are_found() -> None:
+    axes_KD = torch.linalg.qr(torch.randn(24, 7, generator=torch.Generator().manual_seed(0))).Q.T
+    assert Basis(axes_KD).is_orthonormal
+    assert not Basis(axes_KD * 1.01).is_orthonormal
+    assert not Basis(torch.cat([axes_KD, axes_KD[:1]])).is_orthonormal
 
 
 def test_centred_targets_have_no_mean_and_one_scale() -> None:

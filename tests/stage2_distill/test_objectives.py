@@ -112,6 +112,23 @@ def test_a_cls_of_another_width_counts_its_elements() -> None:
     )
 
 
+def test_means_count_the_dropped_components_of_each_level() -> None:
+    """Of a cls of 10 + 3 and patches of D + 5 components, those dropped are elements without error."""
+    case = draw(8, cls_dim=10)
+    predicted, target = (
+        [torch.from_numpy(value) for value in values.values()] for values in (case.predicted, case.target)
+    )
+    squares = {key: ((case.predicted[key] - case.target[key]) ** 2).sum() for key in case.target}
+    expected = {
+        "token": squares["cls"] / (B * 13),
+        "feature": (squares["cls"] + squares["patch"]) / (B * 13 + B * T * (D + 5)),
+        "patch": squares["masked"] / (M * (D + 5)),
+    }
+    for name, objective in OBJECTIVES.items():
+        found = objective(Predictions(*predicted), Targets(*target, dropped_cls=3, dropped_patch=5))
+        assert float(found) == pytest.approx(expected[name], rel=1e-12)
+
+
 def test_perfect_predictions_cost_nothing() -> None:
     case = draw(6)
     for name in OBJECTIVES:

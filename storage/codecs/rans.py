@@ -1,0 +1,334 @@
+"""Entropy coding of small integers: interleaved range asymmetric numeral systems with a fitted model.
+
+Every symbol is coded with the table of its class (Duda, Asymmetric numeral systems, 2013; interleaving after Giesen,
+Interleaved entropy coders, 2014). The class of a symbol follows from its channel and from how large the codes of the same
+channel are in the token before it and in the token above it: what is empty in one place of an image is mostly empty beside
+it. All rows and lanes advance together, in numpy.
+
+A row's stream is little-endian 16-bit words: the states of its lanes (low word first), the words that the lanes take up, lane
+after lane in each step, and last the values of the escapes, in the order of their symbols. A step decodes the channels
+g * lanes .. (g + 1) * lanes of one token; tokens follow each other, and so do the steps of a token.
+
+Legend: N rows, T tokens, C channels, L lanes, G steps of a token, K classes, A symbols, X contexts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from stillhouse.core.errors import CorruptError
+
+PRECISION = 12
+"""Frequencies of a class add up to 2**12."""
+TOTAL = 1 << PRECISION
+LOWEST = 1 << 16
+"""A state is at least this between two steps, and below 2**32."""
+LARGEST = 127
+"""Codes beyond are escapes, whose value follows as a word of its own."""
+ESCAPE = 2 * LARGEST + 1
+NUM_SYMBOLS = 2 * LARGEST + 2
+ALWAYS = [LARGEST - 1, LARGEST, LARGEST + 1, ESCAPE]
+"""What every class has. So escapes are larger than one, and as contexts they need no value."""
+NUM_CONTEXTS = 9
+NUM_CLASSES = 64
+REFINEMENTS = 8
+MAX_VALUE = (1 << 15) - 1
+LANE_BITS = 24
+"""What a lane takes beyond the symbols' own bits, on average."""
+LANES_SHARE = 0.03
+CHUNK_SYMBOLS = 1 << 24
+CHUNK_LANES = 1 << 13
+"""States that advance together: enough for numpy to be busy with work and not with calls, few enough for the cache."""
+
+Int = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int16]
+Bytes = npt.NDArray[np.uint8]
+
+
+def contexts(codes_NTC: Codes, above: int) -> npt.NDArray[np.uint8]:
+    """uint8 [N, T, C] in 0..8: how large the code of this channel is in the token before, and `above` tokens before."""
+    size = np.minimum(np.abs(codes_NTC), 2).astype(np.uint8)
+    found = np.zeros_like(size)
+    found[:, 1:] += size[:, :-1]
+    found[:, above:] += 3 * size[:, : size.shape[1] - above]
+    return found
+
+
+def symbols(codes_NTC: Codes) -> npt.NDArray[np.uint8]:
+    """uint8 [N, T, C]: what is coded."""
+    return np.where(np.abs(codes_NTC) > LARGEST, ESCAPE, codes_NTC + LARGEST).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Which class a channel is of in each context, and how frequent each class' symbols are.
+
+    Args:
+        classes_CX: uint8.
+        frequencies_KA: of 4096.
+        above: tokens from a token to the one above it.
+        lanes: L, the states of a row.
+    """
+
+    classes_CX: npt.NDArray[np.uint8]
+    frequencies_KA: npt.NDArray[np.uint16]
+    above: int
+    lanes: int
+
+    @classmethod
+    def fit(cls, codes_NTC: Codes, lanes: int | None = None) -> "Model":
+        """Classes by a k-means of the channels' histograms, in bits (Kullback-Leibler)."""
+        num_channels = codes_NTC.shape[2]
+        above = isqrt(codes_NTC.shape[1])  # a square grid; of another one it is only a worse guess
+        counts_VA = _counts(codes_NTC, above).reshape(num_channels * NUM_CONTEXTS, NUM_SYMBOLS)
+        totals_V = counts_VA.sum(axis=1)
+        own_CA = counts_VA.reshape(num_channels, NUM_CONTEXTS, NUM_SYMBOLS).sum(axis=1)
+        prior_CA = own_CA / np.maximum(own_CA.sum(axis=1, keepdims=True), 1)
+        smooth_VA = (counts_VA + np.repeat(4 * prior_CA, NUM_CONTEXTS, axis=0)).astype(np.float32)
+        sizes = np.abs(np.arange(NUM_SYMBOLS) - LARGEST)
+        mean_size = (smooth_VA @ sizes) / np.maximum(smooth_VA.sum(axis=1), 1e-9)
+        order = np.argsort(mean_size, kind="stable")
+        share = np.cumsum((totals_V[order] + 0.1) * np.sqrt(mean_size[order] + 1e-3))
+        classes_V = np.empty(len(order), np.int64)
+        classes_V[order] = np.minimum((share / share[-1] * NUM_CLASSES).astype(np.int64), NUM_CLASSES - 1)
+        used = np.flatnonzero(own_CA.sum(axis=0))
+        for _ in range(REFINEMENTS):
+            pooled_KA = np.full((NUM_CLASSES, len(used)), 0.02)
+            np.add.at(pooled_KA, classes_V, smooth_VA[:, used])
+            bits_KA = -np.log2(pooled_KA / pooled_KA.sum(axis=1, keepdims=True))
+            classes_V = (smooth_VA[:, used] @ bits_KA.T.astype(np.float32)).argmin(axis=1)
+        pooled = np.zeros((NUM_CLASSES, NUM_SYMBOLS))
+        np.add.at(pooled, classes_V, counts_VA)
+        kept, numbers = np.unique(classes_V, return_inverse=True)
+        frequencies = np.stack([_frequencies(pooled[k]) for k in kept])
+        classes = numbers.reshape(num_channels, NUM_CONTEXTS).astype(np.uint8)
+        found = cls(classes, frequencies, above, lanes or 1)
+        return found if lanes else replace(found, lanes=_lanes_for(float(found.row_bits(codes_NTC[:64]).mean())))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float32]], num_channels: int) -> "Model":
+        """What `arrays` of a fitted model describe; CorruptError when they cannot be a model."""
+        classes, frequencies, layout = (arrays[name] for name in ("classes", "frequencies", "layout"))
+        whole = classes.shape == (num_channels, NUM_CONTEXTS) and frequencies.shape[1:] == (NUM_SYMBOLS,)
+        whole = whole and 0 <= classes.min(initial=0) and classes.max(initial=0) < len(frequencies) <= 256
+        whole = whole and frequencies.min(initial=0) >= 0 and bool((frequencies.sum(axis=1) == TOTAL).all())
+        whole = whole and bool((frequencies[:, ALWAYS] > 0).all()) and layout.shape == (2,)
+        above, lanes = (int(value) for value in layout) if layout.shape == (2,) else (0, 0)
+        if not whole or above < 1 or not 1 <= lanes <= 1 << 12:
+            raise CorruptError("the entropy model of a codec is not one", hint="run `stillhouse verify` on the store")
+        return cls(classes.astype(np.uint8), frequencies.astype(np.uint16), above, lanes)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """All that a decoder needs."""
+        classes, frequencies = self.classes_CX.astype(np.float32), self.frequencies_KA.astype(np.float32)
+        return {
+            "classes": classes,
+            "frequencies": frequencies,
+            "layout": np.array([self.above, self.lanes], np.float32),
+        }
+
+    @cached_property
+    def _cumulative_KA(self) -> Int:
+        return np.cumsum(self.frequencies_KA, axis=1, dtype=np.int64) - self.frequencies_KA
+
+    @cached_property
+    def _slots(self) -> Int:
+        """[K * 4096]: symbol << 24 | frequency - 1 << 12 | slot - where the symbol's slots begin."""
+        table = np.empty((len(self.frequencies_KA), TOTAL), np.int64)
+        for k, row in enumerate(self.frequencies_KA.astype(np.int64)):
+            found = np.repeat(np.arange(NUM_SYMBOLS), row)
+            table[k] = found << 24 | (row[found] - 1) << 12 | np.arange(TOTAL) - self._cumulative_KA[k][found]
+        return table.reshape(-1)
+
+    @cached_property
+    def bits_KA(self) -> npt.NDArray[np.float32]:
+        """What each symbol costs; one that a class lacks is an escape."""
+        bits = PRECISION - np.log2(np.maximum(self.frequencies_KA, 1))
+        bits[:, ESCAPE] += 16
+        return np.where(self.frequencies_KA > 0, bits, bits[:, ESCAPE:]).astype(np.float32)
+
+    def row_bits(self, codes_NTC: Codes) -> npt.NDArray[np.float64]:
+        """[N]: bits of each row's stream, to within a word."""
+        num_channels = codes_NTC.shape[2]
+        table_CXA = self.bits_KA[self.classes_CX].reshape(-1)
+        at = np.arange(num_channels) * NUM_CONTEXTS
+        bits = [
+            table_CXA[(at + contexts(row, self.above)) * NUM_SYMBOLS + symbols(row)].sum(dtype=np.float64)
+            for row in codes_NTC[:, None]
+        ]
+        return np.array(bits) + LANE_BITS * self.lanes
+
+    def encode(self, codes_NTC: Codes) -> list[Bytes]:
+        """A stream for each row. Values are at most 32767 in size."""
+        rows = max(1, CHUNK_SYMBOLS // max(1, codes_NTC[0].size if len(codes_NTC) else 1))
+        parts = [self._encode(codes_NTC[start : start + rows]) for start in range(0, len(codes_NTC), rows)]
+        return [stream for part in parts for stream in part]
+
+    def _encode(self, codes_NTC: Codes) -> list[Bytes]:
+        (num_rows, _, num_channels), lanes = codes_NTC.shape, self.lanes
+        classes = self.classes_CX[np.arange(num_channels), contexts(codes_NTC, self.above)]
+        found = symbols(codes_NTC)
+        found[self.frequencies_KA[classes, found] == 0] = ESCAPE
+        escaped = found == ESCAPE
+        at_STNL = _by_step(classes.astype(np.int64) * NUM_SYMBOLS + found, lanes)
+        frequency, start = (table.astype(np.int64).reshape(-1) for table in (self.frequencies_KA, self._cumulative_KA))
+        real = _is_real(num_channels, lanes)
+        state = np.full((num_rows, lanes), LOWEST, np.int64)
+        num_steps = len(at_STNL)
+        words = np.empty((num_steps, num_rows, lanes), np.uint16)
+        taken = np.zeros((num_steps, num_rows, lanes), bool)
+        for step in range(num_steps - 1, -1, -1):
+            f, c = np.maximum(frequency[at_STNL[step]], 1), start[at_STNL[step]]
+            mask = real[step % len(real)]
+            full = (state >= f << 20) & mask
+            words[step], taken[step] = state & 0xFFFF, full
+            state = np.where(full, state >> 16, state)
+            quotient, rest = np.divmod(state, f)
+            state = np.where(mask, (quotient << PRECISION) + rest + c, state)
+        streams = []
+        for n in range(num_rows):
+            heads = state[n].astype("<u4").view("<u2")
+            values = codes_NTC[n][escaped[n]].astype("<i2").view("<u2")
+            streams.append(np.concatenate([heads, words[:, n][taken[:, n]].astype("<u2"), values]).view(np.uint8))
+        return streams
+
+    def decode(self, streams_NW: Bytes, num_tokens: int) -> Codes:
+        """int16 [N, T, C] of streams that are padded to one even length.
+
+        Raises:
+            CorruptError: a stream ends before its symbols do.
+        """
+        rows = max(1, CHUNK_LANES // self.lanes)
+        parts = [self._decode(streams_NW[n : n + rows], num_tokens) for n in range(0, len(streams_NW), rows)]
+        return np.concatenate(parts) if parts else np.empty((0, num_tokens, len(self.classes_CX)), np.int16)
+
+    def _decode(self, streams_NW: Bytes, num_tokens: int) -> Codes:
+        num_rows, lanes = len(streams_NW), self.lanes
+        num_channels = len(self.classes_CX)
+        padded = np.zeros((num_rows, streams_NW.shape[1] // 2 + lanes), np.uint16)  # a step may look past the end
+        padded[:, :-lanes] = np.ascontiguousarray(streams_NW).view("<u2")
+        width, words = padded.shape[1], padded.reshape(-1).astype(np.int64)
+        heads = words.reshape(num_rows, width)[:, : 2 * lanes].reshape(num_rows, lanes, 2)
+        state = heads[..., 0] | heads[..., 1] << 16
+        groups = -(-num_channels // lanes)
+        last = num_channels - (groups - 1) * lanes
+        classes = np.zeros((groups * lanes, NUM_CONTEXTS), np.int64)
+        classes[:num_channels] = self.classes_CX
+        bases_P = (classes << PRECISION).reshape(-1)
+        at_C = np.arange(groups * lanes) * NUM_CONTEXTS
+        first = np.arange(num_rows) * width
+        position = first + 2 * lanes
+        end = first + width - lanes
+        codes = np.zeros((num_rows, num_tokens, num_channels), np.int16)
+        size = np.zeros((num_tokens, num_rows, groups * lanes), np.int8)
+        entries = np.zeros((groups, num_rows, lanes), np.int64)
+        for t in range(num_tokens):
+            context = np.zeros((num_rows, groups * lanes), np.int64)
+            if t >= 1:
+                context += size[t - 1]
+            if t >= self.above:
+                context += 3 * size[t - self.above]
+            base = np.ascontiguousarray(bases_P[context + at_C].reshape(num_rows, groups, lanes).swapaxes(0, 1))
+            position = self._token(state, base, entries, words, position, last)
+            found = (entries >> 24).swapaxes(0, 1).reshape(num_rows, -1)
+            size[t] = np.minimum(np.abs(found - LARGEST), 2)
+            codes[:, t] = found[:, :num_channels] - LARGEST
+            if (position > end).any():
+                raise CorruptError("a coded row ends too early", hint="run `stillhouse verify` on the store")
+        self._fill_escapes(codes, words, position, end)
+        return codes
+
+    def _token(self, state: Int, base_GNL: Int, entries_GNL: Int, words: Int, position: Int, last: int) -> Int:
+        """Decode one token of all rows into `entries_GNL`; advances `state`, returns the positions after it."""
+        slots = self._slots
+        lanes = state.shape[1]
+        index, high, entry, need = np.empty_like(state), np.empty_like(state), np.empty_like(state), state < 0
+        rank = np.empty_like(state)
+        for g in range(len(base_GNL)):
+            old = state[:, last:].copy() if g == len(base_GNL) - 1 and last < lanes else None
+            np.bitwise_and(state, TOTAL - 1, out=index)
+            np.add(index, base_GNL[g], out=index)
+            entry = entries_GNL[g]
+            np.take(slots, index, out=entry, mode="clip")
+            np.right_shift(state, PRECISION, out=high)
+            np.right_shift(entry, 12, out=index)
+            np.bitwise_and(index, 0xFFF, out=index)
+            np.add(index, 1, out=index)
+            np.multiply(index, high, out=state)
+            np.bitwise_and(entry, 0xFFF, out=index)
+            np.add(state, index, out=state)
+            if old is not None:
+                state[:, last:] = old
+            np.less(state, LOWEST, out=need)
+            np.cumsum(need, axis=1, out=rank)
+            total = rank[:, -1].copy()
+            rank -= need
+            rank += position[:, None]
+            np.take(words, rank, out=index, mode="clip")
+            np.left_shift(state, 16, out=high)
+            np.bitwise_or(high, index, out=high)
+            np.copyto(state, high, where=need)
+            position = position + total
+        return position
+
+    def _fill_escapes(self, codes_NTC: Codes, words: Int, position: Int, end: Int) -> None:
+        """Read the values of the escapes in place."""
+        rows, tokens, channels = np.nonzero(codes_NTC == ESCAPE - LARGEST)
+        counts = np.bincount(rows, minlength=len(codes_NTC))
+        if (position + counts > end).any():
+            raise CorruptError("a coded row ends too early", hint="run `stillhouse verify` on the store")
+        rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        codes_NTC[rows, tokens, channels] = words[position[rows] + rank].astype(np.uint16).view(np.int16)
+
+
+def _counts(codes_NTC: Codes, above: int) -> npt.NDArray[np.float64]:
+    """[C, X, A]: how often each symbol was seen."""
+    num_channels = codes_NTC.shape[2]
+    size = num_channels * NUM_CONTEXTS * NUM_SYMBOLS
+    found, at = np.zeros(size), np.arange(num_channels) * NUM_CONTEXTS
+    rows = max(1, (1 << 22) // max(1, codes_NTC[0].size))
+    for start in range(0, len(codes_NTC), rows):
+        part = codes_NTC[start : start + rows]
+        index = (at + contexts(part, above)) * NUM_SYMBOLS + symbols(part)
+        found += np.bincount(index.reshape(-1), minlength=size)
+    return found.reshape(num_channels, NUM_CONTEXTS, NUM_SYMBOLS)
+
+
+def _frequencies(counts_A: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+    """uint16 [A] that add up to 4096: at least one for what was seen and for what every class has."""
+    seen = counts_A > 0
+    seen[ALWAYS] = True
+    room = TOTAL - int(seen.sum())
+    exact = np.where(seen, counts_A / max(counts_A.sum(), 1) * room, 0)
+    found = np.floor(exact).astype(np.int64) + seen
+    left = TOTAL - int(found.sum())
+    most = np.argsort(-(exact - np.floor(exact)) * seen, kind="stable")[:left]
+    found[most] += 1
+    if found.sum() < TOTAL:
+        found[int(found.argmax())] += TOTAL - found.sum()
+    return found.astype(np.uint16)
+
+
+def _by_step(values_NTC: Int, lanes: int) -> Int:
+    """[T * G, N, L], padded with the first symbol of the first class."""
+    num_rows, num_tokens, num_channels = values_NTC.shape
+    groups = -(-num_channels // lanes)
+    padded = np.zeros((num_rows, num_tokens, groups * lanes), np.int64)
+    padded[..., :num_channels] = values_NTC
+    turned = padded.reshape(num_rows, num_tokens * groups, lanes).swapaxes(0, 1)
+    return np.ascontiguousarray(turned)
+
+
+def _lanes_for(row_bits: float) -> int:
+    """A power of two; the lanes' states are some three per cent of a row."""
+    return 1 << int(np.clip(np.log2(max(row_bits, 1.0) * LANES_SHARE / LANE_BITS), 0, 7))
+
+
+def _is_real(num_channels: int, lanes: int) -> npt.NDArray[np.bool_]:
+    """bool [G, L]: False where a lane has no channel in the last step of a token."""
+    groups = -(-num_channels // lanes)
+    return (np.arange(groups * lanes) < num_channels).reshape(groups, lanes)
