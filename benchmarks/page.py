@@ -26,11 +26,12 @@ def section(theme: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = [f"## {theme}", "", f"{result['date']}, {machine['cores']} cores, {machine['processor']}."]
     for title, table in result["tables"].items():
-        columns = list(next(iter(table.values())))
+        columns = list(dict.fromkeys(column for row in table.values() for column in row))
         lines += ["", f"**{title}**", "", f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |"]
         lines += [f"| --- |{' ---: |' * len(columns)}"]
         lines += [
-            f"| {name} | {' | '.join(_number(row[column]) for column in columns)} |" for name, row in table.items()
+            f"| {name} | {' | '.join(_number(row.get(column, '')) for column in columns)} |"
+            for name, row in table.items()
         ]
     lines += ["", "| bar | measured | limit | |", "| --- | ---: | ---: | --- |"]
     for bar in result["bars"]:
@@ -39,7 +40,9 @@ def section(theme: str, result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | str) -> str:
+def _number(value: float | str | None) -> str:
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
