@@ -1,8 +1,8 @@
 """The loader: batches of codes and rendered pixels, in the order of training, ahead of their use.
 
-Codes come whole shards at a time, a window of blocks ahead, verified. Pixels are replayed from the stored images and
-parameters in threads (PIL releases the interpreter lock) and kept in memory as far as they fit, since a view that
-comes back in a later epoch has the same pixels.
+Codes come whole shards at a time, verified and unpacked, the next window of blocks in a thread of its own while one is used.
+Pixels are replayed from the stored images and parameters in threads (PIL releases the interpreter lock) and kept in memory as
+far as they fit, since a view that comes back in a later epoch has the same pixels.
 
 Legend: B batch, T tokens, C codes a token, S side of the student's input.
 """
@@ -52,6 +52,7 @@ class Loader:
         self.num_rows = sum(len(store.good_rows(block)) for block in self._blocks)
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
         self._pool = ThreadPoolExecutor(config.threads, "loader")
+        self._reader = ThreadPoolExecutor(1, "windows")
         self._cache: dict[tuple[int, int, int], Pixels] = {}
         self._cache_room = config.pixel_cache_mb * 2**20 // (image_size * image_size * 3)
 
@@ -59,7 +60,9 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._reader.shutdown(wait=True)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on: what an undisturbed run would see there."""
@@ -84,13 +87,12 @@ class Loader:
         batch, step, first_needed = self._config.batch, 0, start * self._config.batch
         pieces: list[_Piece] = []
         have = seen = 0
-        for window in windows:
-            if seen + len(window.pairs) <= first_needed:
+        for window, codes in self._ahead(windows, view, first_needed):
+            if codes is None:
                 have = (have + len(window.pairs)) % batch
                 seen += len(window.pairs)
                 step = seen // batch
                 continue
-            codes = self._pool.submit(self._window_codes, window, view)
             position = 0
             while position < len(window.pairs):
                 take = min(batch - have, len(window.pairs) - position)
@@ -101,6 +103,19 @@ class Loader:
                     if step >= start:
                         yield pieces
                     pieces, have, step = [], 0, step + 1
+
+    def _ahead(
+        self, windows: Iterator[Window], view: int, first_needed: int
+    ) -> Iterator[tuple[Window, "Future[_Codes] | None"]]:
+        """Windows and their codes, the next one's being read while one is used; None: all before the first row needed."""
+        seen, waiting = 0, deque[tuple[Window, Future[_Codes] | None]]()
+        for window in windows:
+            seen += len(window.pairs)
+            needed = seen > first_needed
+            waiting.append((window, self._reader.submit(self._window_codes, window, view) if needed else None))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
 
     def _window_codes(self, window: Window, view: int) -> "_Codes":
         return {level: features.window(view, window.blocks) for level, features in self._features.items()}

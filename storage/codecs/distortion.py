@@ -44,8 +44,14 @@ class Point:
         return {**asdict(self), "snr_db": round(self.snr_db, 3)}
 
 
-def measure(choice: str, codec: Codec, tokens_NTD: Tokens) -> Point:
-    """A codec on tokens that it was not fitted on."""
+def measure(
+    choice: str, codec: Codec, tokens_NTD: Tokens, covariance_DD: npt.NDArray[np.float64] | None = None
+) -> Point:
+    """A codec on tokens that it was not fitted on.
+
+    Args:
+        covariance_DD: what the bound is taken of; None: that of `tokens_NTD`, which says too much of fewer than D tokens.
+    """
     codes = codec.encode(tokens_NTD)
     decoded = codec.decode(codes).astype(np.float64)
     exact = tokens_NTD.astype(np.float64)
@@ -54,7 +60,8 @@ def measure(choice: str, codec: Codec, tokens_NTD: Tokens) -> Point:
     nmse = float(((decoded - exact) ** 2).mean() * exact.shape[-1] / max(np.trace(variance), 1e-300))
     norms = np.linalg.norm(decoded, axis=-1) * np.linalg.norm(exact, axis=-1)
     cosine = float(((decoded * exact).sum(axis=-1) / np.maximum(norms, 1e-300)).mean())
-    return Point(choice, bits, nmse, cosine, gaussian_bound(variance, bits))
+    bound = gaussian_bound(variance if covariance_DD is None else covariance_DD, bits)
+    return Point(choice, bits, nmse, cosine, bound)
 
 
 def bits_on_disk(codec: Codec, codes_NTC: Codes) -> float:

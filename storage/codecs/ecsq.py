@@ -28,9 +28,9 @@ ZONES = (0.6, 0.95)
 PRICE = 0.058
 """Error, in squared steps, that a bit is worth, over two: 2 ln 2 / 12 at high rate."""
 SEARCH_STEPS = 12
-SEARCH_VALUES = 1 << 23
+SEARCH_VALUES = 1 << 24
 """That a trial of a step looks at, of the rows to fit on and of those to measure on."""
-FRAME_BYTES = 12
+FRAME_BYTES = 22
 """Of the zstd frame around a row that zstd cannot make smaller."""
 SHARE_OF_ZEROS = 0.05
 """A channel with more exact zeros keeps zero as its offset; others get their mean."""
