@@ -98,8 +98,11 @@ class Ecsq:
         wrong = [name for name, shape in expected.items() if shapes[name] != shape]
         wrong += [name for name in ARRAYS if name in arrays and not np.isfinite(arrays[name]).all()]
         wrong += [name for name in ARRAYS if name not in arrays]
-        if not wrong and not (arrays["step"][0] > 0 and 1 <= arrays["bytes"][0] < 1 << 24):
-            wrong = ["step", "bytes"]
+        if not wrong and not (arrays["step"][0] > 0 and 1 <= arrays["bytes"][0] <= 8 * dim + 1024):
+            wrong = [
+                "step",
+                "bytes",
+            ]  # no code takes more than four bytes, and a store must not make a row of gigabytes
         if wrong:
             message = f"ecsq of {dim} dimensions has an array {wrong[0]!r} that is missing or of no use"
             raise CorruptError(message, hint="run `stillhouse verify` on the store")

@@ -36,6 +36,8 @@ ALWAYS = [LARGEST - 1, LARGEST, LARGEST + 1, ESCAPE]
 NUM_CONTEXTS = 9
 NUM_CLASSES = 64
 REFINEMENTS = 8
+LEANING = 4
+"""Symbols as its channel has them, added to the counts of a context."""
 MAX_VALUE = (1 << 15) - 1
 LANE_BITS = 24
 """What a lane takes beyond the symbols' own bits, on average."""
@@ -81,32 +83,17 @@ class Model:
 
     @classmethod
     def fit(cls, codes_NTC: Codes, lanes: int | None = None) -> "Model":
-        """Classes by a k-means of the channels' histograms, in bits (Kullback-Leibler)."""
+        """The classes and frequencies of a sample; lanes as its rows need them, unless they are given."""
         num_channels = codes_NTC.shape[2]
         above = isqrt(codes_NTC.shape[1])  # a square grid; of another one it is only a worse guess
-        counts_VA = _counts(codes_NTC, above).reshape(num_channels * NUM_CONTEXTS, NUM_SYMBOLS)
-        totals_V = counts_VA.sum(axis=1)
-        own_CA = counts_VA.reshape(num_channels, NUM_CONTEXTS, NUM_SYMBOLS).sum(axis=1)
-        prior_CA = own_CA / np.maximum(own_CA.sum(axis=1, keepdims=True), 1)
-        smooth_VA = (counts_VA + np.repeat(4 * prior_CA, NUM_CONTEXTS, axis=0)).astype(np.float32)
-        sizes = np.abs(np.arange(NUM_SYMBOLS) - LARGEST)
-        mean_size = (smooth_VA @ sizes) / np.maximum(smooth_VA.sum(axis=1), 1e-9)
-        order = np.argsort(mean_size, kind="stable")
-        share = np.cumsum((totals_V[order] + 0.1) * np.sqrt(mean_size[order] + 1e-3))
-        classes_V = np.empty(len(order), np.int64)
-        classes_V[order] = np.minimum((share / share[-1] * NUM_CLASSES).astype(np.int64), NUM_CLASSES - 1)
-        used = np.flatnonzero(own_CA.sum(axis=0))
-        for _ in range(REFINEMENTS):
-            pooled_KA = np.full((NUM_CLASSES, len(used)), 0.02)
-            np.add.at(pooled_KA, classes_V, smooth_VA[:, used])
-            bits_KA = -np.log2(pooled_KA / pooled_KA.sum(axis=1, keepdims=True))
-            classes_V = (smooth_VA[:, used] @ bits_KA.T.astype(np.float32)).argmin(axis=1)
-        pooled = np.zeros((NUM_CLASSES, NUM_SYMBOLS))
-        np.add.at(pooled, classes_V, counts_VA)
+        counts_CXA = _counts(codes_NTC, above)
+        classes_V = _classes(counts_CXA)
+        pooled_KA = np.zeros((NUM_CLASSES, NUM_SYMBOLS))
+        np.add.at(pooled_KA, classes_V, counts_CXA.reshape(-1, NUM_SYMBOLS))
         kept, numbers = np.unique(classes_V, return_inverse=True)
-        frequencies = np.stack([_frequencies(pooled[k]) for k in kept])
-        classes = numbers.reshape(num_channels, NUM_CONTEXTS).astype(np.uint8)
-        found = cls(classes, frequencies, above, lanes or 1)
+        frequencies_KA = np.stack([_frequencies(pooled_KA[k]) for k in kept])
+        classes_CX = numbers.reshape(num_channels, NUM_CONTEXTS).astype(np.uint8)
+        found = cls(classes_CX, frequencies_KA, above, lanes or 1)
         return found if lanes else replace(found, lanes=_lanes_for(float(found.row_bits(codes_NTC[:64]).mean())))
 
     @classmethod
@@ -296,6 +283,28 @@ def _counts(codes_NTC: Codes, above: int) -> npt.NDArray[np.float64]:
         index = (at + contexts(part, above)) * NUM_SYMBOLS + symbols(part)
         found += np.bincount(index.reshape(-1), minlength=size)
     return found.reshape(num_channels, NUM_CONTEXTS, NUM_SYMBOLS)
+
+
+def _classes(counts_CXA: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """[C * X]: which class each channel is of in each context, by k-means in bits: what its symbols cost with a class' table.
+
+    Contexts that were seen little lean on their channel. Classes start as shares of all channels in the order of their size.
+    """
+    counts_VA, own_CA = counts_CXA.reshape(-1, NUM_SYMBOLS), counts_CXA.sum(axis=1)
+    used = np.flatnonzero(own_CA.sum(axis=0))
+    own_CA = own_CA[:, used] / np.maximum(own_CA.sum(axis=1, keepdims=True), 1)
+    smooth_VA = (counts_VA[:, used] + LEANING * np.repeat(own_CA, NUM_CONTEXTS, axis=0)).astype(np.float32)
+    size_V = (smooth_VA @ np.abs(used - LARGEST)) / np.maximum(smooth_VA.sum(axis=1), 1e-9)
+    order = np.argsort(size_V, kind="stable")
+    share = np.cumsum((counts_VA.sum(axis=1)[order] + 0.1) * np.sqrt(size_V[order] + 1e-3))
+    classes_V = np.empty(len(order), np.int64)
+    classes_V[order] = np.minimum((share / share[-1] * NUM_CLASSES).astype(np.int64), NUM_CLASSES - 1)
+    for _ in range(REFINEMENTS):
+        pooled_KA = np.full((NUM_CLASSES, len(used)), 0.02)
+        np.add.at(pooled_KA, classes_V, smooth_VA)
+        bits_KA = -np.log2(pooled_KA / pooled_KA.sum(axis=1, keepdims=True))
+        classes_V = (smooth_VA @ bits_KA.T.astype(np.float32)).argmin(axis=1)
+    return classes_V
 
 
 def _frequencies(counts_A: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:

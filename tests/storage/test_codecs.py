@@ -181,6 +181,13 @@ class CoderTests(CodecTests):
             unpack(codec, stored)
 
 
+    @pytest.mark.parametrize(("name", "value"), [("bytes", 1e9), ("bytes", 0.0), ("step", 0.0), ("step", -1.0)])
+    def test_rows_of_gigabytes_and_steps_that_are_none_are_refused(self, name: str, value: float) -> None:
+        arrays = dict(fit_codec(f"{self.name}:2", dense_tokens()).arrays()) | {name: np.array([value], np.float32)}
+        with pytest.raises(CorruptError, match="that is missing or of no use"):
+            load_codec(self.name, 32, arrays)
+
+
 class TestEcsq(CoderTests):
     name = "ecsq"
 
