@@ -100,7 +100,10 @@ def _by_level(store: Store, source: str, choice: Choice) -> dict[str, str]:
 def _commit_codecs(store: Store, source: str, choices: Mapping[str, str], name: str) -> None:
     """Fit, measure and commit the codecs; the channel statistics are those of the sample that they are fitted on."""
     sample = {level: _sample(store, source, level) for level in choices}
-    codecs: dict[str, Codec] = {level: fit_codec(choice, sample[level]) for level, choice in choices.items()}
+    codecs: dict[str, Codec] = {
+        level: fit_codec(choice, sample[level], store.teacher(source).levels[level].grid)
+        for level, choice in choices.items()
+    }
     last = store.plan.blocks_of(TRAIN)[-1]
     points = {
         level: measure(choices[level], codec, _decoded(store, source, level, 0, last)[-TEST_ROWS:]).to_json()

@@ -194,9 +194,12 @@ class _Extractor:
         }
         facts: dict[str, Any] = {"fitted_on": fitted_on, "config": identity(config)}
         if config.budget is None:
-            codecs = {level: fit_codec(config.codec_of(level), tokens) for level, tokens in sample.items()}
+            codecs = {
+                level: fit_codec(config.codec_of(level), tokens, spec.levels[level].grid)
+                for level, tokens in sample.items()
+            }
         else:
-            chosen = {level: choose(tokens, config.budget) for level, tokens in sample.items()}
+            chosen = {level: choose(tokens, config.budget, spec.levels[level].grid) for level, tokens in sample.items()}
             codecs = {level: one.codec for level, one in chosen.items()}
             facts["chosen"] = {level: one.to_json() for level, one in chosen.items()}
             for level, one in chosen.items():

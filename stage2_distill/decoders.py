@@ -84,8 +84,9 @@ def _bf16(arrays: Arrays, device: torch.device) -> Decoder:
 
 
 def _klt(arrays: Arrays, device: torch.device) -> Decoder:
-    mean_D, axes_KD = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("mean", "axes"))
-    return Decoder(_ecsq_values(arrays, device), Basis(axes_KD, mean_D))
+    mean_D, axes_KD, waves_TT = (torch.from_numpy(arrays[n].copy()).to(device) for n in ("mean", "axes", "cosines"))
+    coefficients = _ecsq_values(arrays, device)
+    return Decoder(lambda codes_BTK: waves_TT.T @ coefficients(codes_BTK), Basis(axes_KD, mean_D))
 
 
 def _ecsq(arrays: Arrays, device: torch.device) -> Decoder:

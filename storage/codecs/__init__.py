@@ -26,6 +26,7 @@ from .rq import Rq
 CODECS: Final[Mapping[str, Any]] = {codec.name: codec for codec in (Fp16, Bf16, Int8, Int4, Ecsq, Klt, Pq, Opq, Rq)}
 RATES: Final[Mapping[str, Callable[[str], float]]] = {"ecsq": float, "klt": float, "pq": int, "opq": int, "rq": int}
 """What a rate is, for the codecs that have one."""
+LOOK_AT_NEIGHBOURS: Final = frozenset({"ecsq", "klt"})
 
 __all__ = [
     "CODECS",
@@ -42,10 +43,15 @@ __all__ = [
 ]
 
 
-def fit_codec(choice: str, tokens_NTD: Tokens) -> Codec:
-    """Fit a codec, `name` or `name:rate`, on a sample of tokens, float32 [N, T, D]."""
+def fit_codec(choice: str, tokens_NTD: Tokens, grid: tuple[int, int] | None = None) -> Codec:
+    """Fit a codec, `name` or `name:rate`, on a sample of tokens, float32 [N, T, D].
+
+    Args:
+        grid: rows and columns of the tokens, for the codecs that look at neighbours; None: a square, or a line.
+    """
     name, rate = _parsed(choice)
-    codec: Codec = CODECS[name].fit(tokens_NTD) if rate is None else CODECS[name].fit(tokens_NTD, rate)
+    args: dict[str, Any] = {"grid": grid} if name in LOOK_AT_NEIGHBOURS else {}
+    codec: Codec = CODECS[name].fit(tokens_NTD, *([] if rate is None else [rate]), **args)
     return codec
 
 

@@ -66,7 +66,7 @@ def candidates(num_tokens: int, dim: int, budget: Budget) -> list[str]:
     return found + [f"opq:{part}" for part in parts if dim <= WIDEST_ROTATION]
 
 
-def choose(tokens_NTD: Tokens, budget: Budget) -> Chosen:
+def choose(tokens_NTD: Tokens, budget: Budget, grid: tuple[int, int] | None = None) -> Chosen:
     """The best candidate: of those within the budget the one of least error, or of fewest bits.
 
     Raises:
@@ -80,7 +80,7 @@ def choose(tokens_NTD: Tokens, budget: Budget) -> Chosen:
     curve, dropped = [], {}
     for choice in candidates(num_tokens, dim, budget):
         try:
-            curve.append(measure(choice, fit_codec(choice, fitted), held_out, covariance_DD))
+            curve.append(measure(choice, fit_codec(choice, fitted, grid), held_out, covariance_DD))
         except DataError as error:
             dropped[choice] = error.message
     curve.sort(key=lambda point: (point.bits, point.nmse))
@@ -96,7 +96,7 @@ def choose(tokens_NTD: Tokens, budget: Budget) -> Chosen:
     figures = f"{best.bits * dim / 8:.1f} bytes a token, NMSE {best.nmse:.3g}, {best.snr_db:.1f} dB"
     of = f"{len(within)} candidate{'s' if len(within) > 1 else ''}"
     why = f"{quality} of {of} with {budget}: {figures}"
-    return Chosen(fit_codec(best.choice, tokens_NTD), best.choice, why, tuple(curve), dropped)
+    return Chosen(fit_codec(best.choice, tokens_NTD, grid), best.choice, why, tuple(curve), dropped)
 
 
 def _within(point: Point, dim: int, budget: Budget) -> bool:

@@ -9,6 +9,7 @@ Legend: N rows, T tokens, D dimensions, S bytes a token on disk.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import ClassVar
 
 import numpy as np
@@ -36,10 +37,32 @@ SHARE_OF_ZEROS = 0.05
 """A channel with more exact zeros keeps zero as its offset; others get their mean."""
 ROOM = 1.5
 """What the longest row of the sample takes, and so much more, is a row's room."""
-ARRAYS = ("offset", "step", "zone", "shift", "zero", "bytes", "classes", "frequencies", "layout")
+ARRAYS = ("offset", "step", "zone", "shift", "zero", "bytes", "classes", "bands", "frequencies", "layout")
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where tokens stand: the band of each, and how far it is to the one above."""
+
+    bands_T: npt.NDArray[np.uint8]
+    above: int
+
+    @classmethod
+    def of(cls, num_tokens: int, grid: tuple[int, int] | None, *, by_frequency: bool) -> "Places":
+        """One band for all, or doubling bands of spatial frequency: 0, 1, 2 to 3, 4 to 7, ..."""
+        height, width = grid_of(num_tokens, grid)
+        highest = np.maximum.outer(np.arange(height), np.arange(width)).reshape(-1)
+        bands = np.ceil(np.log2(highest + 1)) if by_frequency else 0 * highest
+        return cls(bands.astype(np.uint8), width)
+
+
+def grid_of(num_tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+    """Rows and columns of tokens; without a grid a square if they make one, else a line."""
+    side = isqrt(num_tokens)
+    return grid or ((side, side) if side * side == num_tokens else (num_tokens, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,20 +83,22 @@ class Ecsq:
     name: ClassVar[str] = "ecsq"
 
     @classmethod
-    def fit(cls, tokens_NTD: Tokens, bits: float = BITS) -> "Ecsq":
+    def fit(cls, tokens_NTD: Tokens, bits: float = BITS, grid: tuple[int, int] | None = None) -> "Ecsq":
         """Fit on a sample; the step is searched so that rows not fitted on take `bits` bits a dimension."""
         offset_D = np.where((tokens_NTD == 0).mean(axis=(0, 1)) > SHARE_OF_ZEROS, 0, tokens_NTD.mean(axis=(0, 1)))
         centred = tokens_NTD.astype(np.float64) - offset_D.astype(np.float32)
+        places = Places.of(tokens_NTD.shape[1], grid, by_frequency=False)
         fitted, held_out = halves(centred)
-        return cls.fit_values(centred, search_step(fitted, held_out, bits), offset_D.astype(np.float32))
+        step = search_step(fitted, held_out, bits, places)
+        return cls.fit_values(centred, step, offset_D.astype(np.float32), places)
 
     @classmethod
-    def fit_values(cls, centred_NTD: Float64, step: float, offset_D: Float32) -> "Ecsq":
+    def fit_values(cls, centred_NTD: Float64, step: float, offset_D: Float32, places: "Places") -> "Ecsq":
         """All parameters but the step, on a sample from which the offset is taken."""
         scaled = centred_NTD / step
         zone_D = zones(scaled)
         codes = quantise(scaled, zone_D)
-        model, used = Model.fit(codes), codes != 0
+        model, used = Model.fit(codes, places.bands_T, places.above), codes != 0
         beyond = np.where(used, np.abs(scaled) - np.abs(codes), 0).sum(axis=(0, 1)) / np.maximum(
             used.sum(axis=(0, 1)), 1
         )
@@ -197,7 +222,7 @@ def zones(scaled_NTD: Float64) -> Float64:
     return found
 
 
-def search_step(fitted_NTD: Float64, held_out_NTD: Float64, bits: float) -> float:
+def search_step(fitted_NTD: Float64, held_out_NTD: Float64, bits: float, places: Places) -> float:
     """The step at which rows that were not fitted on take `bits` bits a dimension, all overheads in."""
     fitted_NTD, held_out_NTD = _fewer(fitted_NTD), _fewer(held_out_NTD)
     spread = float(np.abs(fitted_NTD).max(initial=0.0)) or 1.0
@@ -205,7 +230,7 @@ def search_step(fitted_NTD: Float64, held_out_NTD: Float64, bits: float) -> floa
     low, high = np.log(typical / 1024), np.log(max(2 * spread, typical))
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
-        if _bits_at(fitted_NTD, held_out_NTD, float(np.exp(middle))) > bits:
+        if _bits_at(fitted_NTD, held_out_NTD, float(np.exp(middle)), places) > bits:
             low = middle
         else:
             high = middle
@@ -216,9 +241,9 @@ def _fewer(values_NTD: Float64) -> Float64:
     return values_NTD[:: -(-values_NTD.size // SEARCH_VALUES) or 1]
 
 
-def _bits_at(fitted_NTD: Float64, held_out_NTD: Float64, step: float) -> float:
+def _bits_at(fitted_NTD: Float64, held_out_NTD: Float64, step: float, places: Places) -> float:
     scaled = fitted_NTD / step
     zone_D = zones(scaled)
-    model = Model.fit(quantise(scaled, zone_D))
+    model = Model.fit(quantise(scaled, zone_D), places.bands_T, places.above)
     codes = quantise(held_out_NTD / step, zone_D)
     return float((model.row_bits(codes) + 8 * (ROW_BYTES + FRAME_BYTES)).sum() / codes.size)

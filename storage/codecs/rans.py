@@ -1,21 +1,21 @@
 """Entropy coding of small integers: interleaved range asymmetric numeral systems with a fitted model.
 
 Every symbol is coded with the table of its class (Duda, Asymmetric numeral systems, 2013; interleaving after Giesen,
-Interleaved entropy coders, 2014). The class of a symbol follows from its channel and from how large the codes of the same
-channel are in the token before it and in the token above it: what is empty in one place of an image is mostly empty beside
-it. All rows and lanes advance together, in numpy.
+Interleaved entropy coders, 2014). The class of a symbol follows from its channel, from the band of its token (spatial
+frequencies differ as channels do), and from how large the codes of the same channel are in the token before it and in the token
+above it: what is empty in one place of an image is mostly empty beside it. All rows and lanes advance together, in numpy.
 
 A row's stream is little-endian 16-bit words: the states of its lanes (low word first), the words that the lanes take up, lane
 after lane in each step, and last the values of the escapes, in the order of their symbols. A step decodes the channels
 g * lanes .. (g + 1) * lanes of one token; tokens follow each other, and so do the steps of a token.
 
-Legend: N rows, T tokens, C channels, L lanes, G steps of a token, K classes, A symbols, X contexts.
+Legend: N rows, T tokens, C channels, L lanes, G steps of a token, K classes, A symbols, B bands, X contexts.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isqrt
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -70,51 +70,53 @@ class Model:
     """Which class a channel is of in each context, and how frequent each class' symbols are.
 
     Args:
-        classes_CX: uint8.
+        classes_BCX: uint8.
+        bands_T: uint8, the band of each token.
         frequencies_KA: of 4096.
         above: tokens from a token to the one above it.
         lanes: L, the states of a row.
     """
 
-    classes_CX: npt.NDArray[np.uint8]
+    classes_BCX: npt.NDArray[np.uint8]
+    bands_T: npt.NDArray[np.uint8]
     frequencies_KA: npt.NDArray[np.uint16]
     above: int
     lanes: int
 
     @classmethod
-    def fit(cls, codes_NTC: Codes, lanes: int | None = None) -> "Model":
+    def fit(cls, codes_NTC: Codes, bands_T: npt.NDArray[np.uint8], above: int, lanes: int | None = None) -> "Model":
         """The classes and frequencies of a sample; lanes as its rows need them, unless they are given."""
-        num_channels = codes_NTC.shape[2]
-        above = isqrt(codes_NTC.shape[1])  # a square grid; of another one it is only a worse guess
-        counts_CXA = _counts(codes_NTC, above)
-        classes_V = _classes(counts_CXA)
+        counts_BCXA = _counts(codes_NTC, bands_T, above)
+        classes_V = _classes(counts_BCXA.reshape(-1, NUM_CONTEXTS, NUM_SYMBOLS))
         pooled_KA = np.zeros((NUM_CLASSES, NUM_SYMBOLS))
-        np.add.at(pooled_KA, classes_V, counts_CXA.reshape(-1, NUM_SYMBOLS))
+        np.add.at(pooled_KA, classes_V, counts_BCXA.reshape(-1, NUM_SYMBOLS))
         kept, numbers = np.unique(classes_V, return_inverse=True)
         frequencies_KA = np.stack([_frequencies(pooled_KA[k]) for k in kept])
-        classes_CX = numbers.reshape(num_channels, NUM_CONTEXTS).astype(np.uint8)
-        found = cls(classes_CX, frequencies_KA, above, lanes or 1)
+        classes_BCX = numbers.reshape(counts_BCXA.shape[:3]).astype(np.uint8)
+        found = cls(classes_BCX, bands_T, frequencies_KA, above, lanes or 1)
         return found if lanes else replace(found, lanes=_lanes_for(float(found.row_bits(codes_NTC[:64]).mean())))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float32]], num_channels: int) -> "Model":
         """What `arrays` of a fitted model describe; CorruptError when they cannot be a model."""
         classes, frequencies, layout = (arrays[name] for name in ("classes", "frequencies", "layout"))
-        whole = classes.shape == (num_channels, NUM_CONTEXTS) and frequencies.shape[1:] == (NUM_SYMBOLS,)
+        bands = arrays["bands"]
+        whole = classes.shape[1:] == (num_channels, NUM_CONTEXTS) and frequencies.shape[1:] == (NUM_SYMBOLS,)
+        whole = whole and bands.ndim == 1 and 0 <= bands.min(initial=0) and bands.max(initial=0) < len(classes) <= 256
         whole = whole and 0 <= classes.min(initial=0) and classes.max(initial=0) < len(frequencies) <= 256
         whole = whole and frequencies.min(initial=0) >= 0 and bool((frequencies.sum(axis=1) == TOTAL).all())
         whole = whole and bool((frequencies[:, ALWAYS] > 0).all()) and layout.shape == (2,)
         above, lanes = (int(value) for value in layout) if layout.shape == (2,) else (0, 0)
         if not whole or above < 1 or not 1 <= lanes <= 1 << 12:
             raise CorruptError("the entropy model of a codec is not one", hint="run `stillhouse verify` on the store")
-        return cls(classes.astype(np.uint8), frequencies.astype(np.uint16), above, lanes)
+        return cls(classes.astype(np.uint8), bands.astype(np.uint8), frequencies.astype(np.uint16), above, lanes)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """All that a decoder needs."""
-        classes, frequencies = self.classes_CX.astype(np.float32), self.frequencies_KA.astype(np.float32)
         return {
-            "classes": classes,
-            "frequencies": frequencies,
+            "classes": self.classes_BCX.astype(np.float32),
+            "bands": self.bands_T.astype(np.float32),
+            "frequencies": self.frequencies_KA.astype(np.float32),
             "layout": np.array([self.above, self.lanes], np.float32),
         }
 
@@ -140,11 +142,9 @@ class Model:
 
     def row_bits(self, codes_NTC: Codes) -> npt.NDArray[np.float64]:
         """[N]: bits of each row's stream, to within a word."""
-        num_channels = codes_NTC.shape[2]
-        table_CXA = self.bits_KA[self.classes_CX].reshape(-1)
-        at = np.arange(num_channels) * NUM_CONTEXTS
+        classes_P, at_TC = self.classes_BCX.reshape(-1).astype(np.int64), _places(self.bands_T, codes_NTC.shape[2])
         bits = [
-            table_CXA[(at + contexts(row, self.above)) * NUM_SYMBOLS + symbols(row)].sum(dtype=np.float64)
+            self.bits_KA[classes_P[at_TC + contexts(row, self.above)], symbols(row)].sum(dtype=np.float64)
             for row in codes_NTC[:, None]
         ]
         return np.array(bits) + LANE_BITS * self.lanes
@@ -157,7 +157,8 @@ class Model:
 
     def _encode(self, codes_NTC: Codes) -> list[Bytes]:
         (num_rows, _, num_channels), lanes = codes_NTC.shape, self.lanes
-        classes = self.classes_CX[np.arange(num_channels), contexts(codes_NTC, self.above)]
+        places = _places(self.bands_T, num_channels) + contexts(codes_NTC, self.above)
+        classes = self.classes_BCX.reshape(-1)[places]
         found = symbols(codes_NTC)
         found[self.frequencies_KA[classes, found] == 0] = ESCAPE
         escaped = found == ESCAPE
@@ -187,15 +188,18 @@ class Model:
         """int16 [N, T, C] of streams that are padded to one even length.
 
         Raises:
-            CorruptError: a stream ends before its symbols do.
+            CorruptError: a stream ends before its symbols do, or the model is of another number of tokens.
         """
+        if num_tokens != len(self.bands_T):
+            message = f"a row has {num_tokens} tokens, the entropy model {len(self.bands_T)}"
+            raise CorruptError(message, hint="run `stillhouse verify` on the store")
         rows = max(1, CHUNK_LANES // self.lanes)
         parts = [self._decode(streams_NW[n : n + rows], num_tokens) for n in range(0, len(streams_NW), rows)]
-        return np.concatenate(parts) if parts else np.empty((0, num_tokens, len(self.classes_CX)), np.int16)
+        return np.concatenate(parts) if parts else np.empty((0, num_tokens, self.classes_BCX.shape[1]), np.int16)
 
     def _decode(self, streams_NW: Bytes, num_tokens: int) -> Codes:
         num_rows, lanes = len(streams_NW), self.lanes
-        num_channels = len(self.classes_CX)
+        num_bands, num_channels = self.classes_BCX.shape[:2]
         padded = np.zeros((num_rows, streams_NW.shape[1] // 2 + lanes), np.uint16)  # a step may look past the end
         padded[:, :-lanes] = np.ascontiguousarray(streams_NW).view("<u2")
         width, words = padded.shape[1], padded.reshape(-1).astype(np.int64)
@@ -203,9 +207,9 @@ class Model:
         state = heads[..., 0] | heads[..., 1] << 16
         groups = -(-num_channels // lanes)
         last = num_channels - (groups - 1) * lanes
-        classes = np.zeros((groups * lanes, NUM_CONTEXTS), np.int64)
-        classes[:num_channels] = self.classes_CX
-        bases_P = (classes << PRECISION).reshape(-1)
+        classes = np.zeros((num_bands, groups * lanes, NUM_CONTEXTS), np.int64)
+        classes[:, :num_channels] = self.classes_BCX
+        bases_BP = (classes << PRECISION).reshape(num_bands, -1)
         at_C = np.arange(groups * lanes) * NUM_CONTEXTS
         first = np.arange(num_rows) * width
         position = first + 2 * lanes
@@ -219,7 +223,9 @@ class Model:
                 context += size[t - 1]
             if t >= self.above:
                 context += 3 * size[t - self.above]
-            base = np.ascontiguousarray(bases_P[context + at_C].reshape(num_rows, groups, lanes).swapaxes(0, 1))
+            base = np.ascontiguousarray(
+                bases_BP[self.bands_T[t]][context + at_C].reshape(num_rows, groups, lanes).swapaxes(0, 1)
+            )
             position = self._token(state, base, entries, words, position, last)
             found = (entries >> 24).swapaxes(0, 1).reshape(num_rows, -1)
             size[t] = np.minimum(np.abs(found - LARGEST), 2)
@@ -272,21 +278,25 @@ class Model:
         codes_NTC[rows, tokens, channels] = words[position[rows] + rank].astype(np.uint16).view(np.int16)
 
 
-def _counts(codes_NTC: Codes, above: int) -> npt.NDArray[np.float64]:
-    """[C, X, A]: how often each symbol was seen."""
-    num_channels = codes_NTC.shape[2]
-    size = num_channels * NUM_CONTEXTS * NUM_SYMBOLS
-    found, at = np.zeros(size), np.arange(num_channels) * NUM_CONTEXTS
+def _places(bands_T: npt.NDArray[np.uint8], num_channels: int) -> npt.NDArray[np.int64]:
+    """[T, C]: where the contexts of a channel begin, counted over bands and channels."""
+    return (bands_T.astype(np.int64)[:, None] * num_channels + np.arange(num_channels)) * NUM_CONTEXTS
+
+
+def _counts(codes_NTC: Codes, bands_T: npt.NDArray[np.uint8], above: int) -> npt.NDArray[np.float64]:
+    """[B, C, X, A]: how often each symbol was seen."""
+    shape = (int(bands_T.max(initial=0)) + 1, codes_NTC.shape[2], NUM_CONTEXTS, NUM_SYMBOLS)
+    found, at_TC = np.zeros(prod(shape)), _places(bands_T, codes_NTC.shape[2])
     rows = max(1, (1 << 22) // max(1, codes_NTC[0].size))
     for start in range(0, len(codes_NTC), rows):
         part = codes_NTC[start : start + rows]
-        index = (at + contexts(part, above)) * NUM_SYMBOLS + symbols(part)
-        found += np.bincount(index.reshape(-1), minlength=size)
-    return found.reshape(num_channels, NUM_CONTEXTS, NUM_SYMBOLS)
+        index = (at_TC + contexts(part, above)) * NUM_SYMBOLS + symbols(part)
+        found += np.bincount(index.reshape(-1), minlength=len(found))
+    return found.reshape(shape)
 
 
 def _classes(counts_CXA: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """[C * X]: which class each channel is of in each context, by k-means in bits: what its symbols cost with a class' table.
+    """[C * X]: which class each channel (of each band) is of in each context, by k-means in bits: what its symbols cost with a class' table.
 
     Contexts that were seen little lean on their channel. Classes start as shares of all channels in the order of their size.
     """

@@ -21,6 +21,13 @@ def drawn(num_rows: int, num_tokens: int = 9, num_channels: int = 21, seed: int 
     return codes
 
 
+def fitted(codes: Codes, lanes: int, num_bands: int = 2) -> Model:
+    """A model whose bands are as many shares of the tokens, on a square grid."""
+    num_tokens = codes.shape[1]
+    bands = (np.arange(num_tokens) * num_bands // num_tokens).astype(np.uint8)
+    return Model.fit(codes, bands, int(num_tokens**0.5), lanes)
+
+
 def padded(streams: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     longest = max(map(len, streams)) + 2
     found = np.zeros((len(streams), longest + longest % 2), np.uint8)
@@ -31,7 +38,7 @@ def padded(streams: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("lanes", [1, 2, 7, 8, 21, 64])
 def test_codes_come_back(lanes: int) -> None:
-    model = Model.fit(drawn(50), lanes)
+    model = fitted(drawn(50), lanes)
     for codes in (
         drawn(50),
         drawn(20, seed=1),
@@ -44,12 +51,12 @@ def test_codes_come_back(lanes: int) -> None:
 @given(st_numpy.arrays(np.int16, (3, 4, 5), elements=st.integers(-MAX_VALUE, MAX_VALUE)), st.integers(1, 9))
 def test_any_codes_come_back(codes: Codes, lanes: int) -> None:
     """With a model of the codes themselves, and with one of other codes."""
-    for model in (Model.fit(codes, lanes), Model.fit(codes[:, :, ::-1] // 3, lanes)):
+    for model in (fitted(codes, lanes), fitted(codes[:, :, ::-1] // 3, lanes)):
         np.testing.assert_array_equal(model.decode(padded(model.encode(codes)), 4), codes)
 
 
 def test_it_takes_what_the_model_says() -> None:
-    model = Model.fit(drawn(400), 8)
+    model = fitted(drawn(400), 8)
     unseen = drawn(100, seed=1)
     told = model.row_bits(unseen)
     taken = np.array([8 * len(stream) for stream in model.encode(unseen)])
@@ -62,7 +69,7 @@ def test_it_is_near_the_entropy() -> None:
     shares = np.linspace(0.01, 0.5, 32)
     codes = (random.random((500, 16, 32)) < shares).astype(np.int16)
     entropy = float(-(shares * np.log2(shares) + (1 - shares) * np.log2(1 - shares)).sum()) * 500 * 16
-    model = Model.fit(codes, 8)
+    model = fitted(codes, 8)
     taken = sum(8 * len(stream) for stream in model.encode(codes)) - 500 * 8 * LANE_BITS
     assert taken == pytest.approx(entropy, rel=0.02)
 
@@ -72,9 +79,19 @@ def test_neighbours_tell() -> None:
     random = np.random.Generator(np.random.PCG64(0))
     rows = np.repeat(random.random((400, 4, 1, 8)) < 0.3, 4, axis=2).reshape(400, 16, 8)
     codes = (rows * random.integers(1, 3, rows.shape)).astype(np.int16)
-    alone = Model.fit(codes.reshape(-1, 1, 8), 1).row_bits(codes.reshape(-1, 1, 8)).sum() - LANE_BITS * 400 * 16
-    together = Model.fit(codes, 1).row_bits(codes).sum() - LANE_BITS * 400
+    alone = fitted(codes.reshape(-1, 1, 8), 1).row_bits(codes.reshape(-1, 1, 8)).sum() - LANE_BITS * 400 * 16
+    together = fitted(codes, 1).row_bits(codes).sum() - LANE_BITS * 400
     assert together < 0.85 * alone
+
+
+def test_bands_tell() -> None:
+    """Tokens that differ as spatial frequencies do."""
+    random = np.random.Generator(np.random.PCG64(0))
+    spread = np.array([20.0, 2, 2, 2, 0.2, 0.2, 0.2, 0.2, 0.2])[:, None]
+    codes = np.rint(random.laplace(size=(400, 9, 6)) * spread).astype(np.int16)
+    bands = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2], np.uint8)
+    together = Model.fit(codes, bands, 3, 1).row_bits(codes).sum()
+    assert together < 0.9 * Model.fit(codes, 0 * bands, 3, 1).row_bits(codes).sum()
 
 
 def test_contexts_look_left_and_up() -> None:
@@ -85,7 +102,7 @@ def test_contexts_look_left_and_up() -> None:
 
 
 def test_a_stream_that_is_cut_is_refused() -> None:
-    model = Model.fit(drawn(50), 4)
+    model = fitted(drawn(50), 4)
     streams = padded(model.encode(drawn(5, seed=1)))
     with pytest.raises(CorruptError, match="a coded row ends too early"):
         model.decode(np.ascontiguousarray(streams[:, : streams.shape[1] // 4 * 2]), 9)
@@ -94,7 +111,7 @@ def test_a_stream_that_is_cut_is_refused() -> None:
 @given(st.binary(min_size=16, max_size=400))
 def test_no_bytes_lead_it_astray(data: bytes) -> None:
     """Codes of the right shape, or a CorruptError."""
-    model = Model.fit(drawn(5), 4)
+    model = fitted(drawn(5), 4)
     stream = np.frombuffer(data[: len(data) // 2 * 2], np.uint8)[None]
     try:
         assert model.decode(stream, 9).shape == (1, 9, 21)
@@ -104,10 +121,17 @@ def test_no_bytes_lead_it_astray(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("classes", 200.0), ("classes", -1.0), ("frequencies", -1.0), ("frequencies", 1.0), ("layout", 0.0)],
+    [
+        ("classes", 200.0),
+        ("classes", -1.0),
+        ("frequencies", -1.0),
+        ("frequencies", 1.0),
+        ("layout", 0.0),
+        ("bands", 7.0),
+    ],
 )
 def test_a_model_that_is_none_is_refused(name: str, value: float) -> None:
-    arrays = Model.fit(drawn(5), 4).arrays()
+    arrays = fitted(drawn(5), 4).arrays()
     arrays[name] = np.full_like(arrays[name], value)
     with pytest.raises(CorruptError, match="the entropy model of a codec is not one"):
         Model.from_arrays(arrays, 21)
