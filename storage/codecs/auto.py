@@ -16,7 +16,7 @@ from .distortion import ROW_BYTES, Point, channel_covariance, measure
 
 EXACT = ("bf16", "fp16", "int8", "int4")
 CODED = ("ecsq", "klt")
-CODED_BITS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+CODED_BITS = (0.25, 0.5, 1.0, 2.0, 4.0, 6.0)
 PQ_SHARES = (32, 16, 8, 4)
 """Dimensions of a part."""
 WIDEST_ROTATION = 512

@@ -7,9 +7,9 @@ at high rate). A CNN's features are mostly zeros behind their activation, and ze
 Legend: N rows, T tokens, D dimensions, S bytes a token on disk.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isqrt
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +28,9 @@ ZONES = (0.6, 0.95)
 """Least and greatest size that is coded as zero, in steps."""
 PRICE = 0.058
 """Error, in squared steps, that a bit is worth, over two: 2 ln 2 / 12 at high rate."""
-SEARCH_STEPS = 12
+SEARCH_STEPS = 14
+TOLERANCE, STRIDE = 0.004, 1.0
+"""Relative, of bits; in the logarithm of the step."""
 SEARCH_VALUES = 1 << 24
 """That a trial of a step looks at, of the rows to fit on and of those to measure on."""
 FRAME_BYTES = 22
@@ -61,7 +63,7 @@ class Places:
 
 def grid_of(num_tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns of tokens; without a grid a square if they make one, else a line."""
-    side = isqrt(num_tokens)
+    side = math.isqrt(num_tokens)
     return grid or ((side, side) if side * side == num_tokens else (num_tokens, 1))
 
 
@@ -227,14 +229,32 @@ def search_step(fitted_NTD: Float64, held_out_NTD: Float64, bits: float, places:
     fitted_NTD, held_out_NTD = _fewer(fitted_NTD), _fewer(held_out_NTD)
     spread = float(np.abs(fitted_NTD).max(initial=0.0)) or 1.0
     typical = float(np.sqrt((fitted_NTD**2).mean())) or 1.0
-    low, high = np.log(typical / 1024), np.log(max(2 * spread, typical))
+    limits = float(np.log(typical / 1024)), float(np.log(max(2 * spread, typical)))
+
+    def too_many(log_step: float) -> float:
+        """Above zero when the step is too small, and nearly straight in its logarithm."""
+        return float(np.log(_bits_at(fitted_NTD, held_out_NTD, float(np.exp(log_step)), places) / bits))
+
+    return float(np.exp(_crossing(too_many, *limits, guess=float(np.log(typical)))))
+
+
+def _crossing(falling: Callable[[float], float], low: float, high: float, guess: float) -> float:
+    """Where a falling function is zero, to within TOLERANCE, or the end that is nearer: regula falsi (Illinois)."""
+    at_low, at_high = math.inf, -math.inf
+    where, ends = guess, (low, high)
     for _ in range(SEARCH_STEPS):
-        middle = (low + high) / 2
-        if _bits_at(fitted_NTD, held_out_NTD, float(np.exp(middle)), places) > bits:
-            low = middle
+        found = falling(where)
+        if abs(found) <= TOLERANCE or where == ends[found > 0]:
+            return where
+        if found > 0:
+            low, at_low, at_high = where, found, at_high / 2
         else:
-            high = middle
-    return float(np.exp(high))
+            high, at_high, at_low = where, found, at_low / 2
+        if math.isinf(at_low) or math.isinf(at_high):  # one side is not known yet: a stride towards it
+            where = min(low + STRIDE, high) if math.isinf(at_high) else max(high - STRIDE, low)
+        else:
+            where = low + (high - low) * at_low / (at_low - at_high)
+    return where
 
 
 def _fewer(values_NTD: Float64) -> Float64:
