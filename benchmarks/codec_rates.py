@@ -18,7 +18,7 @@ from harness import Bars, alternate, write_json
 
 from stillhouse.stage2_distill.decoders import build_decoder
 from stillhouse.storage.codecs import Codec, fit_codec, pack, stored_type, unpack
-from stillhouse.storage.codecs.distortion import channel_covariance, measure
+from stillhouse.storage.codecs.distortion import Spectrum, decibels, measure
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 
@@ -87,16 +87,17 @@ def main() -> None:
     teacher = options.teacher or store.teachers()[0].name
     fitted, held_out = tokens_of(store, teacher, "patch")
     dim, table = fitted.shape[-1], {}
-    covariance_DD = channel_covariance(np.concatenate([fitted, held_out]))
+    spectrum = Spectrum.of(np.concatenate([fitted, held_out]))
     wanted = [choice for choice in choices(dim) if not options.quick or choice in QUICK]
     print("codec: bits a dimension on disk, dB from the Gaussian bound at these bits, thousand tokens a second")
     for choice in wanted:
         begin = time.perf_counter()
-        codec = fit_codec(choice, fitted)
+        codec = fit_codec(choice, fitted, store.teacher(teacher).levels["patch"].grid)
         seconds = time.perf_counter() - begin
-        point = measure(choice, codec, held_out, covariance_DD)
+        point = measure(choice, codec, held_out, spectrum)
         row = {"bits": point.bits, "nmse": point.nmse, "snr_db": point.snr_db, "cosine": point.cosine}
-        row["over_bound_db"] = point.snr_db + float(10 * np.log10(max(point.bound_nmse, 1e-30)))
+        row["over_bound_db"] = point.snr_db - decibels(point.bound_nmse)
+        row["leading_db"] = decibels(point.leading_nmse)
         row |= {"fit_s": seconds, **speeds(codec, held_out)}
         table[choice] = row
         print(f"  {choice:9} {' '.join(f'{name} {value:9.4g}' for name, value in row.items())}", flush=True)

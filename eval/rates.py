@@ -27,6 +27,7 @@ class _Point(BaseModel):
     nmse: _Error
     cosine: FiniteFloat
     bound_nmse: _Error
+    leading_nmse: _Error
 
 
 class _Chosen(BaseModel):
@@ -78,6 +79,7 @@ def _rate_point(point: _Point, dim: int) -> RatePoint:
         bits=point.bits,
         bytes_per_token=point.bits * dim / 8,
         snr_db=_decibels(point.nmse),
+        leading_db=_decibels(point.leading_nmse),
         cosine=point.cosine,
         bound_db=_decibels(point.bound_nmse),
     )

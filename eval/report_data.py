@@ -145,6 +145,8 @@ class RatePoint:
     bits: float
     bytes_per_token: float
     snr_db: float
+    leading_db: float
+    """The same along the principal axes that hold the first half of all variance, which students learn first."""
     cosine: float
     bound_db: float
     """The SNR that no code of these bits could exceed, were the tokens Gaussian with their measured covariance."""

@@ -12,7 +12,7 @@ from stillhouse.core.errors import DataError, UsageError
 
 from . import fit_codec
 from .base import Codec, Tokens
-from .distortion import ROW_BYTES, Point, channel_covariance, measure
+from .distortion import ROW_BYTES, Point, Spectrum, measure
 
 EXACT = ("bf16", "fp16", "int8", "int4")
 CODED = ("ecsq", "klt")
@@ -76,11 +76,11 @@ def choose(tokens_NTD: Tokens, budget: Budget, grid: tuple[int, int] | None = No
     if num_rows < 4:
         raise UsageError(f"codec auto has {num_rows} images to choose by", hint="name a codec, or use more images")
     fitted, held_out = tokens_NTD[: num_rows * 3 // 4], tokens_NTD[num_rows * 3 // 4 :]
-    covariance_DD = channel_covariance(tokens_NTD)
+    spectrum = Spectrum.of(tokens_NTD)
     curve, dropped = [], {}
     for choice in candidates(num_tokens, dim, budget):
         try:
-            curve.append(measure(choice, fit_codec(choice, fitted, grid), held_out, covariance_DD))
+            curve.append(measure(choice, fit_codec(choice, fitted, grid), held_out, spectrum))
         except DataError as error:
             dropped[choice] = error.message
     curve.sort(key=lambda point: (point.bits, point.nmse))

@@ -26,7 +26,10 @@ class Point:
         bits: on disk, a dimension; crc and index entry included, the codec's own arrays not.
         nmse: mean squared error over the variance of the tokens about their mean.
         cosine: mean over tokens.
-        bound_nmse: the least NMSE of any code at these bits, were the tokens Gaussian with their measured covariance.
+        bound_nmse: the least NMSE of any code of single tokens at these bits, were they Gaussian with their measured
+            covariance. A code that looks at neighbouring tokens may do better.
+        leading_nmse: the same as `nmse` along the principal axes that hold the first half of all variance. It is these
+            that students learn first; a code may spend its error elsewhere.
     """
 
     choice: str
@@ -34,34 +37,66 @@ class Point:
     nmse: float
     cosine: float
     bound_nmse: float
+    leading_nmse: float
 
     @property
     def snr_db(self) -> float:
         """Signal to noise, in decibels."""
-        return float(-10 * np.log10(max(self.nmse, 1e-30)))
+        return decibels(self.nmse)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "snr_db": round(self.snr_db, 3)}
 
 
-def measure(
-    choice: str, codec: Codec, tokens_NTD: Tokens, covariance_DD: npt.NDArray[np.float64] | None = None
-) -> Point:
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectrum:
+    """Variances along the principal axes of tokens, largest first, and the leading axes.
+
+    Args:
+        variances_D: float64.
+        leading_DM: float64, orthonormal columns: the axes that hold the first half of all variance, and at least one.
+    """
+
+    variances_D: npt.NDArray[np.float64]
+    leading_DM: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, tokens_NTD: Tokens) -> "Spectrum":
+        variances, axes = np.linalg.eigh(channel_covariance(tokens_NTD))
+        variances_D = np.clip(variances[::-1], 0, None)
+        half = int(np.searchsorted(np.cumsum(variances_D), variances_D.sum() / 2)) + 1
+        return cls(variances_D, axes[:, ::-1][:, :half])
+
+
+def decibels(nmse: float) -> float:
+    """Of an error as a share of the variance; at most 300."""
+    return float(-10 * np.log10(max(nmse, 1e-30)))
+
+
+def measure(choice: str, codec: Codec, tokens_NTD: Tokens, spectrum: Spectrum | None = None) -> Point:
     """A codec on tokens that it was not fitted on.
 
     Args:
-        covariance_DD: what the bound is taken of; None: that of `tokens_NTD`, which says too much of fewer than D tokens.
+        spectrum: of more tokens of this teacher; None: of `tokens_NTD`, whose bound says too much when they are few.
     """
     codes = codec.encode(tokens_NTD)
-    decoded = codec.decode(codes).astype(np.float64)
-    exact = tokens_NTD.astype(np.float64)
-    variance = channel_covariance(tokens_NTD)
-    bits = bits_on_disk(codec, codes)
-    nmse = float(((decoded - exact) ** 2).mean() * exact.shape[-1] / max(np.trace(variance), 1e-300))
+    decoded, exact = codec.decode(codes).astype(np.float64), tokens_NTD.astype(np.float64)
+    spectrum = Spectrum.of(tokens_NTD) if spectrum is None else spectrum
+    bits, centred = bits_on_disk(codec, codes), exact - exact.mean(axis=(0, 1))
     norms = np.linalg.norm(decoded, axis=-1) * np.linalg.norm(exact, axis=-1)
     cosine = float(((decoded * exact).sum(axis=-1) / np.maximum(norms, 1e-300)).mean())
-    bound = gaussian_bound(variance if covariance_DD is None else covariance_DD, bits)
-    return Point(choice, bits, nmse, cosine, bound)
+    return Point(
+        choice,
+        bits,
+        _share(decoded - exact, centred),
+        cosine,
+        _water_filling(spectrum.variances_D, bits),
+        _share((decoded - exact) @ spectrum.leading_DM, centred @ spectrum.leading_DM),
+    )
+
+
+def _share(error_NTD: npt.NDArray[np.float64], centred_NTD: npt.NDArray[np.float64]) -> float:
+    return float((error_NTD**2).sum() / max((centred_NTD**2).sum(), 1e-300))
 
 
 def bits_on_disk(codec: Codec, codes_NTC: Codes) -> float:
@@ -89,7 +124,10 @@ def gaussian_bound(covariance_DD: npt.NDArray[np.float64], bits: float) -> float
 
     Components above the water level are coded down to it, at half a log2 of their ratio to it; those below are left out.
     """
-    variances = np.sort(np.clip(np.linalg.eigvalsh(covariance_DD), 0, None))[::-1]
+    return _water_filling(np.clip(np.linalg.eigvalsh(covariance_DD), 0, None)[::-1], bits)
+
+
+def _water_filling(variances: npt.NDArray[np.float64], bits: float) -> float:
     total = variances.sum()
     if total <= 0:
         return 0.0

@@ -86,7 +86,10 @@ def test_a_codec_named_by_hand_has_no_curve(tmp_path: Path, chosen: dict[str, Ch
     "change",
     [
         *({"curve": []}, {"curve": "a"}, {"why": None}, {"dropped": [1]}),
-        *({"curve": [{"choice": "a", "bits": bits, "nmse": 1, "cosine": 1, "bound_nmse": 1}]} for bits in (0, -1, "b")),
+        *(
+            {"curve": [{"choice": "a", "bits": bits, "nmse": 1, "cosine": 1, "bound_nmse": 1, "leading_nmse": 1}]}
+            for bits in (0, -1, "b")
+        ),
     ],
 )
 def test_what_is_no_choice_is_refused(tmp_path: Path, chosen: dict[str, Chosen], change: dict[str, Any]) -> None:
@@ -97,7 +100,7 @@ def test_what_is_no_choice_is_refused(tmp_path: Path, chosen: dict[str, Chosen],
 
 def test_the_bound_is_straight_in_bits_and_exact_at_the_candidates() -> None:
     curve = [
-        RatePoint(choice="-", bits=bits, bytes_per_token=1, snr_db=0, cosine=0, bound_db=decibels)
+        RatePoint(choice="-", bits=bits, bytes_per_token=1, snr_db=0, leading_db=0, cosine=0, bound_db=decibels)
         for bits, decibels in ((4.0, 24.0), (1.0, 6.0), (2.0, 12.0), (2.0, 12.0))
     ]
     bits, decibels = bound_line(curve, num_between=2)

@@ -99,8 +99,18 @@ def full(word: str = "word") -> ReportData:
                 choice=word,
                 why=word,
                 curve=(
-                    RatePoint(choice=word, bits=1.2, bytes_per_token=57.6, snr_db=9.87, cosine=0.98765, bound_db=11.21),
-                    RatePoint(choice="x", bits=16.1, bytes_per_token=772.8, snr_db=71, cosine=1, bound_db=99),
+                    RatePoint(
+                        choice=word,
+                        bits=1.2,
+                        bytes_per_token=57.6,
+                        snr_db=9.87,
+                        leading_db=13.21,
+                        cosine=0.98765,
+                        bound_db=11.21,
+                    ),
+                    RatePoint(
+                        choice="x", bits=16.1, bytes_per_token=772.8, snr_db=71, leading_db=72, cosine=1, bound_db=99
+                    ),
                 ),
                 dropped={word: word},
             ),

@@ -7,7 +7,7 @@ import pytest
 from stillhouse.core.errors import UsageError
 from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.codecs.auto import Budget, candidates, choose
-from stillhouse.storage.codecs.distortion import channel_covariance, measure
+from stillhouse.storage.codecs.distortion import Spectrum, measure
 
 
 def tokens(kind: str, rows: int = 64) -> npt.NDArray[np.float32]:
@@ -55,7 +55,7 @@ def test_a_choice_is_the_same_twice() -> None:
 def test_the_curve_is_measured_on_rows_that_were_not_fitted() -> None:
     found = tokens("dense")
     chosen = choose(found, Budget(max_nmse=0.1))
-    of_all = channel_covariance(found)
+    of_all = Spectrum.of(found)
     by_hand = {
         point.choice: measure(point.choice, fit_codec(point.choice, found[:48]), found[48:], of_all)
         for point in chosen.curve
