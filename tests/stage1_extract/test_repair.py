@@ -226,7 +226,7 @@ def test_a_codec_that_comes_out_otherwise_takes_its_features_along(
 ) -> None:
     """Another machine fits another scale: codes of the old one would decode to other tokens."""
     before = sha256(plant)
-    monkeypatch.setattr(extract_module, "fit_codec", lambda name, tokens: fit_codec(name, tokens * 1.001))
+    monkeypatch.setattr(extract_module, "fit_codec", lambda name, tokens, grid: fit_codec(name, tokens * 1.001, grid))
     damage(plant, "features/small/codecs/patch/scale/c/0")
     done = repair(plant, [], QUIET)
     features = {f"features/small/{view:03d}/{block:06d}" for view in (0, 1) for block in (0, 1, 2)}
