@@ -26,7 +26,7 @@ BITS = (4, 2, 1, 0.5, 0.25)
 FIT_ROWS, TEST_ROWS = 2048, 256
 QUICK = ("fp16", "int4", "ecsq:1", "klt:1")
 WIDEST = {"opq": 512, "rq": 512}
-"""Dimensions up to which a codec is tried: its fit takes an hour beyond."""
+"""Dimensions up to which a codec is tried: its fit takes an hour beyond. `rq` is encoded at 300 tokens a second, so at one rate."""
 
 Tokens = npt.NDArray[np.float32]
 
@@ -49,6 +49,7 @@ def choices(dim: int) -> list[str]:
     parts = [m for m in (dim // 16, dim // 8, dim // 4) if m and dim % m == 0]
     coded = [f"{name}:{bits:g}" for name in ("ecsq", "klt") for bits in BITS]
     books = [f"{name}:{part}" for name in ("pq", "opq", "rq") for part in parts if dim <= WIDEST.get(name, dim)]
+    books = [choice for choice in books if not choice.startswith("rq") or choice == f"rq:{parts[0]}"]
     return ["fp16", "bf16", "int8", "int4", *coded, *books]
 
 

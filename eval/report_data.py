@@ -146,7 +146,7 @@ class RatePoint:
     bytes_per_token: float
     snr_db: float
     leading_db: float
-    """The same along the principal axes that hold the first half of all variance, which students learn first."""
+    """The same along the principal axes that hold the first half of all variance."""
     cosine: float
     bound_db: float
     """The SNR that no code of these bits could exceed, were the tokens Gaussian with their measured covariance."""

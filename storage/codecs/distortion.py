@@ -28,8 +28,8 @@ class Point:
         cosine: mean over tokens.
         bound_nmse: the least NMSE of any code of single tokens at these bits, were they Gaussian with their measured
             covariance. A code that looks at neighbouring tokens may do better.
-        leading_nmse: the same as `nmse` along the principal axes that hold the first half of all variance. It is these
-            that students learn first; a code may spend its error elsewhere.
+        leading_nmse: the same as `nmse` along the principal axes that hold the first half of all variance: codes of
+            equal error differ in where they have it.
     """
 
     choice: str
