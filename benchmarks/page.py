@@ -33,7 +33,7 @@ def section(theme: str, result: dict[str, Any]) -> str:
             f"| {name} | {' | '.join(_number(row.get(column, '')) for column in columns)} |"
             for name, row in table.items()
         ]
-    lines += ["", "| bar | measured | limit | |", "| --- | ---: | ---: | --- |"]
+    lines += ["", "| bar | measured | limit | |", "| --- | ---: | ---: | --- |"] if result["bars"] else []
     for bar in result["bars"]:
         verdict = "holds" if bar["holds"] else "short"
         lines += [f"| {bar['bar']} | {_number(bar['value'])} | {bar['relation']} {bar['limit']} | {verdict} |"]
