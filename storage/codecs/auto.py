@@ -4,7 +4,7 @@ There is no best codec, only a best one for a teacher: behind a CNN's activation
 beat everything; the tokens of a ViT are dense, and transforms do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +66,17 @@ def candidates(num_tokens: int, dim: int, budget: Budget) -> list[str]:
     return found + [f"opq:{part}" for part in parts if dim <= WIDEST_ROTATION]
 
 
-def choose(tokens_NTD: Tokens, budget: Budget, grid: tuple[int, int] | None = None) -> Chosen:
+def choose(
+    tokens_NTD: Tokens,
+    budget: Budget,
+    grid: tuple[int, int] | None = None,
+    on_measured: Callable[[str], None] = lambda choice: None,
+) -> Chosen:
     """The best candidate: of those within the budget the one of least error, or of fewest bits.
+
+    Args:
+        grid: rows and columns of the tokens.
+        on_measured: told of every candidate once it is measured.
 
     Raises:
         UsageError: none is within the budget, or the sample has fewer than four rows.
@@ -83,6 +92,7 @@ def choose(tokens_NTD: Tokens, budget: Budget, grid: tuple[int, int] | None = No
             curve.append(measure(choice, fit_codec(choice, fitted, grid), held_out, spectrum))
         except DataError as error:
             dropped[choice] = error.message
+        on_measured(choice)
     curve.sort(key=lambda point: (point.bits, point.nmse))
     within = [point for point in curve if _within(point, dim, budget)]
     if not within:
