@@ -254,7 +254,7 @@ def _command() -> int:
         traceback.print_exc()
         status = 1
     for thread in set(threading.enumerate()) - {threading.main_thread()}:
-        if not thread.daemon:
+        if not thread.daemon and thread.ident is not None:  # None: a stop came as it was being started
             thread.join()
     sys.stdout.flush()
     sys.stderr.flush()
