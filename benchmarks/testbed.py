@@ -62,8 +62,9 @@ VIT: dict[str, Any] = {
         "layer_scale": None,
     },
     "objectives": {"token": 1.0, "feature": 1.0, "patch": 1.0},
-    "lr": 8e-3,
+    "lr": 16e-3,
     "batch": 32,
+    "precision": "bf16",
 }
 BEDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cnn": (LITE0, CNN),

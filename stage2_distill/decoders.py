@@ -59,7 +59,8 @@ class Basis:
 class Decoder:
     """codes [B, T, C] -> float32 tokens [B, T, D], by way of float32 values [B, T, K].
 
-    Without a basis the values are the tokens.
+    Without a basis the values are the tokens. They are good until the next call, which may write into the same memory;
+    autograd refuses a backward pass through what was overwritten.
     """
 
     values: Values
@@ -70,17 +71,42 @@ class Decoder:
         return values_BTK if self.basis is None else self.basis.tokens(values_BTK)
 
 
+class Memory:
+    """Memory that is used anew for every batch: on a CPU, touching fresh pages costs twice what converting codes does."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def of(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor with anything in it, the same one as long as all three are the same."""
+        kept = self._kept
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, dtype, device):
+            kept = self._kept = torch.empty(shape, dtype=dtype, device=device)
+        return kept
+
+    def float(self, codes: Tensor) -> Tensor:
+        """float32 of `codes`."""
+        return self.of(codes.shape, torch.float32, codes.device).copy_(codes)
+
+
 def _fp16(arrays: Arrays, device: torch.device) -> Decoder:
-    return Decoder(lambda codes_BTC: codes_BTC.float())
+    return Decoder(Memory().float)
 
 
 def _int8(arrays: Arrays, device: torch.device) -> Decoder:
     offset, scale = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("offset", "scale"))
-    return Decoder(lambda codes_BTC: torch.addcmul(offset, codes_BTC.float(), scale))
+    memory = Memory()
+
+    def values(codes_BTC: Tensor) -> Tensor:
+        found = memory.float(codes_BTC)
+        return torch.addcmul(offset, found, scale, out=found)
+
+    return Decoder(values)
 
 
 def _bf16(arrays: Arrays, device: torch.device) -> Decoder:
-    return Decoder(lambda codes_BTC: codes_BTC.view(torch.bfloat16).float())
+    memory = Memory()
+    return Decoder(lambda codes_BTC: memory.float(codes_BTC.view(torch.bfloat16)))
 
 
 def _klt(arrays: Arrays, device: torch.device) -> Decoder:
@@ -117,7 +143,7 @@ def _pq_values(arrays: Arrays, device: torch.device) -> Values:
     first_M = torch.arange(num_parts, device=device) * num_centroids
 
     def decode(codes_BTM: Tensor) -> Tensor:
-        found = flat.index_select(0, (codes_BTM.long() + first_M).reshape(-1))
+        found = flat.index_select(0, (codes_BTM.long() + first_M).reshape(-1))  # with `out=` torch takes twice as long
         return found.reshape(*codes_BTM.shape[:2], num_parts * part)
 
     return decode
@@ -172,12 +198,15 @@ class TargetScaling:
     def __init__(self, mean_D: npt.NDArray[np.float32], std_D: npt.NDArray[np.float32], device: torch.device) -> None:
         self._mean = torch.from_numpy(mean_D.copy()).to(device)
         self._inverse = float(1.0 / max(float(np.sqrt(np.mean(std_D.astype(np.float64) ** 2))), 1e-12))
+        self._memory = Memory()
 
     def within(self, basis: Basis) -> "TargetScaling":
         """The same scaling for values of `basis`: what it makes of their tokens, on the axes."""
         found = copy.copy(self)
-        found._mean = basis.values(self._mean)
+        found._mean, found._memory = basis.values(self._mean), Memory()
         return found
 
     def __call__(self, tokens_BTD: Tensor) -> Tensor:
-        return (tokens_BTD - self._mean) * self._inverse
+        """Scaled tokens, good until the next call."""
+        out = self._memory.of(tokens_BTD.shape, torch.result_type(tokens_BTD, self._mean), tokens_BTD.device)
+        return torch.sub(tokens_BTD, self._mean, out=out).mul_(self._inverse)

@@ -67,7 +67,35 @@ def test_values_of_other_codecs_are_tokens(name: str) -> None:
     codec = fit_codec(RATES.get(name, name), tokens())
     codes, decoder = torch.from_numpy(codec.encode(tokens(4))), build_decoder(codec, CPU)
     assert decoder.basis is None
-    assert torch.equal(decoder.values(codes), decoder(codes))
+    assert torch.equal(decoder.values(codes).clone(), decoder(codes))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_decoder_takes_one_batch_after_the_other(name: str) -> None:
+    """Memory is used anew: a batch is what a fresh decoder makes of it, of any size, and codes stay as they are."""
+    codec = fit_codec(RATES.get(name, name), tokens())
+    codes = torch.from_numpy(codec.encode(tokens(40)))
+    before, decoder = codes.clone(), build_decoder(codec, CPU)
+    for part in (codes[:8], codes[8:16], codes[16:], codes[:8]):
+        torch.testing.assert_close(decoder(part), build_decoder(codec, CPU)(part), rtol=0, atol=0)
+    assert torch.equal(codes.view(torch.uint8), before.view(torch.uint8))
+
+
+def test_a_loss_of_tokens_that_were_overwritten_has_no_gradient() -> None:
+    decoder, predicted = build_decoder(Fp16(4), CPU), torch.zeros(2, 3, 4, requires_grad=True)
+    loss = torch.nn.functional.mse_loss(predicted, decoder(torch.ones(2, 3, 4).half()))
+    decoder(torch.zeros(2, 3, 4).half())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def test_scaling_leaves_tokens_as_they_are() -> None:
+    given = torch.from_numpy(tokens(4))
+    before, scaling = given.clone(), TargetScaling(np.ones(24, np.float32), np.full(24, 2, np.float32), CPU)
+    first = scaling(given)
+    assert torch.equal(given, before)
+    torch.testing.assert_close(first, (before - 1) / 2)
+    assert scaling(given) is first
 
 
 def test_axes_that_are_not_orthonormal_are_found() -> None:
