@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError
 
-from .base import Codes, CodeType, Tokens, require_finite
+from .affine import to_codes, to_tokens
+from .base import Codes, CodeType, Tokens
 
 LEVELS, OUTLIER_LEVELS = 7, 127
 OUTLIER = 6.0
@@ -67,15 +68,10 @@ class Int4:
 
     def encode(self, tokens_NTD: Tokens) -> Codes:
         """int8 [N, T, D]. DataError when a value is not finite."""
-        require_finite(tokens_NTD)
-        with np.errstate(over="ignore"):  # far outside the fitted range: clipped below
-            scaled = (tokens_NTD - self.offset_D) / self.scale_D
-        codes: Codes = np.clip(np.rint(scaled), -self.levels_D, self.levels_D).astype(np.int8)
-        return codes
+        return to_codes(tokens_NTD, self.offset_D, self.scale_D, self.levels_D)
 
     def decode(self, codes_NTC: Codes) -> Tokens:
-        decoded: Tokens = codes_NTC.astype(np.float32) * self.scale_D + self.offset_D
-        return decoded
+        return to_tokens(codes_NTC, self.offset_D, self.scale_D)
 
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         return {"offset": self.offset_D, "scale": self.scale_D, "levels": self.levels_D}

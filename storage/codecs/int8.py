@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError
 
-from .base import Codes, CodeType, Tokens, require_finite
+from .affine import to_codes, to_tokens
+from .base import Codes, CodeType, Tokens
 
 LEVELS = 127
 """Codes are -127..127; -128 is reserved for rows that do not exist."""
@@ -54,15 +55,10 @@ class Int8:
 
     def encode(self, tokens_NTD: Tokens) -> Codes:
         """int8 [N, T, D]. DataError when a value is not finite."""
-        require_finite(tokens_NTD)
-        with np.errstate(over="ignore"):  # far outside the fitted range: clipped below
-            scaled = (tokens_NTD - self.offset_D) / self.scale_D
-        codes: Codes = np.clip(np.rint(scaled), -LEVELS, LEVELS).astype(np.int8)
-        return codes
+        return to_codes(tokens_NTD, self.offset_D, self.scale_D, LEVELS)
 
     def decode(self, codes_NTC: Codes) -> Tokens:
-        decoded: Tokens = codes_NTC.astype(np.float32) * self.scale_D + self.offset_D
-        return decoded
+        return to_tokens(codes_NTC, self.offset_D, self.scale_D)
 
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         return {"offset": self.offset_D, "scale": self.scale_D}
