@@ -15,8 +15,9 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, model_validator
 
+from stillhouse.core.checkpoints import find_checkpoint
 from stillhouse.core.config import Config, config_digest
-from stillhouse.core.encoders import find_checkpoint, require_model
+from stillhouse.core.encoders import require_model
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK, CorruptError, UsageError, missing_package
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig

@@ -13,18 +13,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from stillhouse.core.checkpoints import WRAPPERS, find_checkpoint, load_weights, read_weights
 from stillhouse.core.encoders import (
-    WRAPPERS,
     Encoder,
     EncoderConfig,
     build_encoder,
     create_timm,
     default_statistics,
-    find_checkpoint,
-    load_weights,
     normalise,
     pick_device,
-    read_weights,
     weights_sha256,
 )
 from stillhouse.core.errors import ResourceError, UsageError

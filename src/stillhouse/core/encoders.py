@@ -7,27 +7,21 @@ Legend: B batch, T patch tokens, D width, H and W pixels, h and w grid rows and 
 
 import difflib
 import hashlib
-import importlib.util
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 from pydantic import Field
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from .checkpoint_names import Keys
+from .checkpoints import find_checkpoint, load_weights, read_weights
 from .config import Config
-from .errors import ResourceError, UsageError, missing_package
-
-PACKAGE = "package:"
-WRAPPERS = ("state_dict", "model", "student", "teacher")
-"""Keys under which checkpoint files are known to keep the weights beside other things."""
+from .errors import ResourceError, UsageError, one_line
+from .positions import PositionRule
 
 Precision = Literal["fp32", "bf16"]
 
@@ -39,8 +33,11 @@ class EncoderConfig(Config):
     """A timm name as timm spells it (`vit_giant_patch14_dinov2.lvd142m`), or `hf-hub:org/name`."""
     checkpoint: str | None = None
     """A local .safetensors or .pth file, or `package:PACKAGE/path/in/it`. None: timm's own weights for the name."""
-    keys: Literal["exact", "in_order"] = "exact"
-    """`in_order` maps the file's tensors onto the model's by position; every pair must have one shape."""
+    keys: Keys = "exact"
+    """How the file's names map onto the model's: `exact`, `in_order` (by position; every pair must have one shape), a family
+    whose own names the file has (`dinov2`, `clip`, `synclr`, `mae`, `deit3`), or `timm`: by timm's own converter."""
+    positions: PositionRule | None = None
+    """How a position embedding comes onto another grid; None: as the family of `keys` does, or as timm does."""
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to `timm.create_model`, e.g. `{dynamic_img_size: true}`."""
 
@@ -123,14 +120,12 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None) -> En
     args = dict(config.model_args)
     if image_size is not None and _takes_image_size(config.model):
         args.setdefault("img_size", image_size)
+    if config.keys not in ("exact", "in_order"):
+        args["num_classes"] = 0  # a family's file has another head, or none
     model = create_timm(config.model, pretrained=config.checkpoint is None, **args)
     if config.checkpoint is not None:
-        load_weights(
-            model,
-            read_weights(find_checkpoint(config.checkpoint)),
-            config.checkpoint,
-            in_order=config.keys == "in_order",
-        )
+        weights = read_weights(find_checkpoint(config.checkpoint))
+        load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
     model.reset_classifier(0)
     return Encoder(model, config.model).eval().requires_grad_(False)
 
@@ -141,12 +136,12 @@ def create_timm(name: str, **args: Any) -> Any:
     try:
         return timm.create_model(name, **args)
     except (OSError, ConnectionError) as error:
-        message = f"the weights of {name!r} cannot be fetched: {_one_line(error)}"
+        message = f"the weights of {name!r} cannot be fetched: {one_line(error)}"
         raise ResourceError(
             message, hint="set `checkpoint` to a local file, or run where the hub can be reached"
         ) from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # timm asserts what users may get wrong
-        raise UsageError(f"model {name!r} with {args}: {_one_line(error)}", hint="see timm's documentation") from error
+        raise UsageError(f"model {name!r} with {args}: {one_line(error)}", hint="see timm's documentation") from error
 
 
 def require_model(name: str) -> None:
@@ -165,94 +160,6 @@ def _takes_image_size(name: str) -> bool:
     return timm.models.is_model_in_modules(
         name.split(".")[0], {"vision_transformer", "deit", "eva", "beit", "swin_transformer", "swin_transformer_v2"}
     )
-
-
-def find_checkpoint(where: str) -> Path:
-    """The file of a checkpoint: a path, or `package:NAME/path` inside an installed Python package."""
-    if not where.startswith(PACKAGE):
-        path = Path(where).expanduser()
-    else:
-        package, _, inside = where.removeprefix(PACKAGE).partition("/")
-        try:
-            spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):  # the parent of a dotted name is not there, or no name at all
-            spec = None
-        if spec is None or not spec.submodule_search_locations:
-            raise missing_package(package)
-        path = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not path.is_file():
-        raise ResourceError(f"checkpoint {where}: no such file", hint="name a .safetensors or .pth file")
-    return path
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name; nothing in it is executed."""
-    try:
-        path.open("rb").close()  # safetensors says of any file that it may not read that there is none
-    except OSError as error:
-        raise ResourceError(f"checkpoint {path}: {error.strerror}", hint="check the file and its rights") from error
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(f"checkpoint {path} cannot be read: {_one_line(error)}", hint="is it whole?") from error
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise UsageError(f"checkpoint {path} is not a mapping of names to tensors")
-    return dict(loaded)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str, *, in_order: bool = False) -> None:
-    """Load exactly these weights; every missing, unexpected or misshapen tensor is reported.
-
-    A ViT's position embedding for another square grid is resampled to the model's, as timm does with its own weights.
-    """
-    wanted = model.state_dict()
-    if in_order:
-        weights = _rename_in_order(weights, wanted, where)
-    weights = _resample_positions(model, weights, wanted)
-    missing = sorted(wanted.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - wanted.keys())
-    shapes = [k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape]
-    if missing or unexpected or shapes:
-        parts = [
-            f"{len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(shapes)))
-            if names
-        ]
-        raise UsageError(
-            f"checkpoint {where} is not for this model: {'; '.join(parts)}", hint="check `model` and `keys`"
-        )
-    model.load_state_dict(dict(weights))
-
-
-def _resample_positions(
-    model: Any, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    found, place = weights.get("pos_embed"), wanted.get("pos_embed")
-    if found is None or place is None or found.shape == place.shape or not hasattr(model, "num_prefix_tokens"):
-        return weights
-    prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)
-    if found.ndim != 3 or found.shape[2] != place.shape[2] or not _is_square(found.shape[1] - prefix):
-        return weights
-    grid = list(model.patch_embed.grid_size)
-    return {**weights, "pos_embed": resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=prefix)}
-
-
-def _is_square(num: int) -> bool:
-    return num > 0 and math.isqrt(num) ** 2 == num
-
-
-def _rename_in_order(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    if len(weights) != len(wanted):
-        raise UsageError(
-            f"checkpoint {where} has {len(weights)} tensors, the model {len(wanted)}; they cannot map in order"
-        )
-    return dict(zip(wanted.keys(), weights.values(), strict=True))
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -288,7 +195,3 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ResourceError(f"device {name!r}: no CUDA device is visible", hint="use device: cpu or auto")
     return torch.device(name)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

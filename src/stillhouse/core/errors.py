@@ -120,3 +120,8 @@ def missing_package(module: str) -> ResourceError:
     known = _INSTALLED_BY.get(module)
     hint = f"run `pip install '{known}'`" if known else "install the package that has it, or correct its name"
     return ResourceError(f"the package {module!r} is not installed", hint=hint)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, for use within a message."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
