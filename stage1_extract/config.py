@@ -11,21 +11,17 @@ from stillhouse.storage.codecs import check_choice
 from stillhouse.storage.codecs.auto import Budget
 from stillhouse.storage.specs import TRAIN
 
+from . import levels
 from .sources import SourceConfig
 
 AUTO = "auto"
-LEVELS = ("cls", "patch")
-
-
-Choices = str | dict[Literal["cls", "patch"], str]
+Choices = str | dict[str, str]
 """One codec for all levels, or one for each."""
 
 
 def _known_codecs(choices: Choices) -> Choices:
     if choices == AUTO:
         return choices
-    if isinstance(choices, dict) and len(choices) < len(LEVELS):
-        raise ValueError(f"a codec for each level is needed: {', '.join(LEVELS)}; got {', '.join(choices) or 'none'}")
     try:
         for choice in [choices] if isinstance(choices, str) else choices.values():
             check_choice(choice)
@@ -66,6 +62,8 @@ class TeacherConfig(EncoderConfig):
     std: tuple[float, float, float] | None = None
     image_size: int | None = Field(default=None, ge=1)
     """Pixels a side that the teacher sees; None: the size of the views."""
+    levels: tuple[str, ...] = levels.DEFAULT
+    """What of it is stored: `cls`, `patch`, `logits`, `patch-block8`, ...; see levels.py."""
     codec: Annotated[Choices, AfterValidator(_known_codecs)] = "fp16"
     """A codec as `name` or `name:rate`, one for each level as `{cls: int8, patch: klt:1}`, or `auto`: the best one for a
     budget, chosen by measuring."""
@@ -85,9 +83,25 @@ class TeacherConfig(EncoderConfig):
             raise ValueError(f"codec auto takes either bytes_per_token or max_nmse, other codecs neither; got {given}")
         return self
 
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"levels must be one or more, each once; got {', '.join(names) or 'none'}")
+        for name in names:
+            levels.block_of(name)
+        return names
+
+    @model_validator(mode="after")
+    def _a_codec_for_each_level(self) -> "TeacherConfig":
+        if isinstance(self.codec, dict) and self.codec.keys() != set(self.levels):
+            given = ", ".join(self.codec) or "none"
+            raise ValueError(f"a codec for each level is needed: {', '.join(self.levels)}; got {given}")
+        return self
+
     def codec_of(self, level: str) -> str:
         """The codec of one level, when it is named and not `auto`."""
-        return self.codec if isinstance(self.codec, str) else {str(name): it for name, it in self.codec.items()}[level]
+        return self.codec if isinstance(self.codec, str) else self.codec[level]
 
     @property
     def codec_told(self) -> str:

@@ -31,6 +31,7 @@ from stillhouse.storage.views import FIELDS, render, view_hash
 from stillhouse.storage.writer import commit_codecs, commit_features, commit_view
 
 from .config import ExtractConfig, TeacherConfig
+from .levels import DEFAULT
 from .policies import ViewPolicyConfig, draw
 from .teachers import Teacher
 
@@ -40,6 +41,8 @@ FIT_BYTES = 1 << 30
 """Of float32 tokens; a teacher with larger ones is fitted on fewer views. They are held until their units are written."""
 FIT_TOKENS = 1 << 16
 """That a level is fitted on, at most: of a level with more, every so-manyth view."""
+LATER: dict[str, Any] = {"positions": None, "levels": list(DEFAULT)}
+"""Settings that stores of an earlier version do not tell of, and what they were then."""
 READ_AHEAD = 3
 """Batches that are rendered while the teacher works on an earlier one."""
 
@@ -130,7 +133,8 @@ def _bytes_to_write(store: Store, spec: TeacherSpec, todo: Sequence[tuple[int, i
 
 def identity(config: TeacherConfig) -> dict[str, Any]:
     """What of a teacher's config decides its features; the batch size does not."""
-    return config.model_dump(mode="json", exclude={"batch", "licence"})
+    told = config.model_dump(mode="json", exclude={"batch", "licence"})
+    return {name: value for name, value in told.items() if name not in LATER or value != LATER[name]}
 
 
 def _require_same_args(store: Store, config: TeacherConfig) -> None:

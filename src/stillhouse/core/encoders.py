@@ -70,10 +70,10 @@ class Encoder(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tokens:
         """Tokens of normalised pixels. For a model without a cls token, cls is the model's own pooling."""
-        feats = self.model.forward_features(x_BCHW)
-        return self._tokens(feats, x_BCHW)
+        return self.tokens(self.model.forward_features(x_BCHW), x_BCHW)
 
-    def _tokens(self, feats: Tensor, x_BCHW: Tensor) -> Tokens:
+    def tokens(self, feats: Tensor, x_BCHW: Tensor) -> Tokens:
+        """What `forward_features` gives, taken apart."""
         cls_BD = self.model.forward_head(feats, pre_logits=True)
         if feats.ndim == 3:
             patch_BTD = feats[:, self.model.num_prefix_tokens :]
@@ -107,11 +107,12 @@ def _grid_of(model: Any, num_patches: int, x_BCHW: Tensor) -> tuple[int, int]:
     return (side, side) if side * side == num_patches else (1, num_patches)
 
 
-def build_encoder(config: EncoderConfig, *, image_size: int | None = None) -> Encoder:
+def build_encoder(config: EncoderConfig, *, image_size: int | None = None, classifier: bool = False) -> Encoder:
     """The encoder of a config, in eval mode, without gradients.
 
     Args:
-        image_size: pixels a side; ViTs are built for it, their position embeddings resampled as timm does.
+        image_size: pixels a side; ViTs are built for it, their position embeddings resampled.
+        classifier: keep the model's own classifier, if it has one.
 
     Raises:
         UsageError: unknown model, or a checkpoint whose tensors are not the model's (all of them named).
@@ -126,7 +127,8 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None) -> En
     if config.checkpoint is not None:
         weights = read_weights(find_checkpoint(config.checkpoint))
         load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
-    model.reset_classifier(0)
+    if not classifier:
+        model.reset_classifier(0)
     return Encoder(model, config.model).eval().requires_grad_(False)
 
 
