@@ -1,6 +1,6 @@
 """The sections `ingest` and `teachers` of a pipeline."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -12,6 +12,7 @@ from stillhouse.storage.codecs.auto import Budget
 from stillhouse.storage.specs import TRAIN
 
 from .sources import SourceConfig
+from .subset import SubsetConfig
 
 AUTO = "auto"
 LEVELS = ("cls", "patch")
@@ -40,6 +41,8 @@ class IngestConfig(Config):
     source: SourceConfig
     split: dict[str, float] = Field(default_factory=dict)
     """Shares kept out of training by key hash, e.g. `{test: 0.2}`; the rest is `train`."""
+    subset: SubsetConfig | None = None
+    """Train on a part of `train` alone, e.g. `{of_each_class: 0.2}`; None: on all of it."""
     block_samples: int = Field(default=4096, ge=1, le=65536)
     """Samples of one block: the unit of work, commit and retry."""
     order: Literal["hashed", "source"] = "hashed"
@@ -54,6 +57,10 @@ class IngestConfig(Config):
         if any(share <= 0 for share in split.values()) or sum(split.values()) >= 1:
             raise ValueError("shares must be above 0 and add up to less than 1")
         return split
+
+    def spec(self) -> dict[str, Any]:
+        """What a store says that it was made from: as it was before there were subsets, where there is none."""
+        return self.model_dump(mode="json", exclude={"subset"} if self.subset is None else set())
 
 
 class TeacherConfig(EncoderConfig):
