@@ -84,6 +84,8 @@ class TeacherConfig(EncoderConfig):
     batch: int = Field(default=32, ge=1)
     licence: str = ""
     """Licence of the weights, carried into the store's card."""
+    notice: str = Field(default="", max_length=1 << 16)
+    """What that licence asks to go with whatever is made from the weights, such as a copyright line."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TeacherConfig":

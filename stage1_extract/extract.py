@@ -130,7 +130,7 @@ def _bytes_to_write(store: Store, spec: TeacherSpec, todo: Sequence[tuple[int, i
 
 def identity(config: TeacherConfig) -> dict[str, Any]:
     """What of a teacher's config decides its features; the batch size does not."""
-    return config.model_dump(mode="json", exclude={"batch", "licence"})
+    return config.model_dump(mode="json", exclude={"batch", "licence", "notice"})
 
 
 def _require_same_args(store: Store, config: TeacherConfig) -> None:

@@ -19,6 +19,7 @@ MAX_VIEW_SIZE = 4096
 MAX_BLOCKS = 999_999
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Notice = Annotated[str, Field(max_length=1 << 16)]
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
@@ -130,6 +131,8 @@ class TeacherSpec(Config):
     codec: Text
     precision: Text
     licence: Text = ""
+    notice: Notice = ""
+    """What the licence asks to go with whatever is made from the teacher."""
 
     def sha256(self) -> str:
         """The same however many optional fields a later version adds."""

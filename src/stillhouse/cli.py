@@ -161,6 +161,27 @@ def eval_verb(
     _with_config(config, overrides, as_json, body)
 
 
+@app.command("export")
+def export_verb(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a finished run, such as out/demo/students/vit-demo-seed0.")
+    ],
+    to: Annotated[str, typer.Option(help="timm, dinov2, proteus, transformers or onnx.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights instead of the last ones.")] = False,
+    notice: Annotated[Path | None, typer.Option(help="A text file: what the teacher's licence asks for.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a finished student as others read it. Needs neither teacher nor store nor network."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.exporting import export_run
+
+        return EXIT_OK, export_run(run, to, out, averaged=ema, notice=notice, reporter=reporter)
+
+    _guarded(as_json, body)
+
+
 @app.command("inspect")
 def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Say what is in a store: samples, views, teachers, sizes, quarantine. Reads metadata only."""
