@@ -138,6 +138,14 @@ class TeacherSpec(Config):
         """The same however many optional fields a later version adds."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude_defaults=True))).hexdigest()
 
+    def entry(self) -> dict[str, Any]:
+        """What a store writes down: without a notice it is as it was before there were any."""
+        return self.model_dump(mode="json", exclude=None if self.notice else {"notice"})
+
+    def deciding(self) -> dict[str, Any]:
+        """What another teacher of that name may not differ in; a notice changes no feature."""
+        return self.model_dump(mode="json", exclude={"notice"})
+
 
 def spec_differences(stored: Any, asked: Any, path: str = "") -> Iterator[str]:
     """Each leaf at which two JSON trees differ, as 'path: stored X, asked for Y'."""

@@ -330,15 +330,8 @@ class Store:
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Enter a teacher; SpecMismatchError when another one has that name."""
         path = self.root / layout.teacher_path(layout.check_name(spec.name, "teacher"))
-        entry = spec.model_dump(mode="json")
-        if not spec.notice:
-            del entry["notice"]  # as an entry was before there were any
-        create_once(path, signed_json(entry))
-        stored, asked = (
-            self.teacher(spec.name),
-            spec.model_dump(mode="json", exclude={"notice"}),
-        )  # it changes no feature
-        differences = list(spec_differences(stored.model_dump(mode="json", exclude={"notice"}), asked))
+        create_once(path, signed_json(spec.entry()))
+        differences = list(spec_differences(self.teacher(spec.name).deciding(), spec.deciding()))
         if differences:
             message = f"store {self.root} holds features of another {spec.name!r}: {'; '.join(differences)}"
             raise SpecMismatchError(message, hint="give this teacher another name")
