@@ -184,6 +184,15 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
+def test_an_empty_folder_that_is_there_will_do(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    ended = export(run, "timm", Path("."))
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "card.json"])
 def test_a_damaged_run_is_refused(run: Path, tmp_path: Path, name: str) -> None:
     path = run / "student" / name

@@ -1,6 +1,7 @@
 """Take a finished run and write its student in any format: no teacher, no store, no network."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -65,7 +66,8 @@ def hand_over(asked: Handover, out: Path) -> dict[str, Any]:
         more["notice"] = asked.notice
     if asked.scores:
         more["scores"] = dict(asked.scores)
-    return write_folder(out, finished, FORMATS[asked.to](finished), {**card, **more})
+    place = Path(os.path.abspath(out))  # "." has no name to write beside
+    return write_folder(place, finished, FORMATS[asked.to](finished), {**card, **more})
 
 
 def read_finished(run: Path, result: DistillResult, *, averaged: bool) -> tuple[Finished, dict[str, Any]]:
