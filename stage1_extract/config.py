@@ -1,6 +1,6 @@
 """The sections `ingest` and `teachers` of a pipeline."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from stillhouse.storage.specs import TRAIN
 
 from . import levels
 from .sources import SourceConfig
+from .subset import SubsetConfig
 
 AUTO = "auto"
 Choices = str | dict[str, str]
@@ -36,6 +37,8 @@ class IngestConfig(Config):
     source: SourceConfig
     split: dict[str, float] = Field(default_factory=dict)
     """Shares kept out of training by key hash, e.g. `{test: 0.2}`; the rest is `train`."""
+    subset: SubsetConfig | None = None
+    """Train on a part of `train` alone, e.g. `{of_each_class: 0.2}`; None: on all of it."""
     block_samples: int = Field(default=4096, ge=1, le=65536)
     """Samples of one block: the unit of work, commit and retry."""
     order: Literal["hashed", "source"] = "hashed"
@@ -50,6 +53,10 @@ class IngestConfig(Config):
         if any(share <= 0 for share in split.values()) or sum(split.values()) >= 1:
             raise ValueError("shares must be above 0 and add up to less than 1")
         return split
+
+    def spec(self) -> dict[str, Any]:
+        """What a store says that it was made from: as it was before there were subsets, where there is none."""
+        return self.model_dump(mode="json", exclude={"subset"} if self.subset is None else set())
 
 
 class TeacherConfig(EncoderConfig):
@@ -75,6 +82,8 @@ class TeacherConfig(EncoderConfig):
     batch: int = Field(default=32, ge=1)
     licence: str = ""
     """Licence of the weights, carried into the store's card."""
+    notice: str = Field(default="", max_length=1 << 16)
+    """What that licence asks to go with whatever is made from the weights, such as a copyright line."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TeacherConfig":

@@ -133,7 +133,7 @@ def _bytes_to_write(store: Store, spec: TeacherSpec, todo: Sequence[tuple[int, i
 
 def identity(config: TeacherConfig) -> dict[str, Any]:
     """What of a teacher's config decides its features; the batch size does not."""
-    told = config.model_dump(mode="json", exclude={"batch", "licence"})
+    told = config.model_dump(mode="json", exclude={"batch", "licence", "notice"})
     return {name: value for name, value in told.items() if name not in LATER or value != LATER[name]}
 
 

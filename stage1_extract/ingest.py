@@ -56,7 +56,7 @@ def ingest(
         SpecMismatchError: `root` holds a store of another spec or another listing.
         ResourceError: the store may not be written to, or its disk has no room for the images.
     """
-    spec = StoreSpec(ingest=config.model_dump(mode="json"), views=views.model_dump(mode="json"))
+    spec = StoreSpec(ingest=config.spec(), views=views.model_dump(mode="json"))
     found = _complete_store(root, spec)
     if found is not None:
         return _result(found, 0, 0.0)

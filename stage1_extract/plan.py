@@ -11,6 +11,7 @@ from stillhouse.storage.writer import keys_digest
 
 from .config import IngestConfig
 from .sources import Item
+from .subset import choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,13 @@ class IngestPlan:
 
 
 def plan_blocks(items: Sequence[Item], config: IngestConfig) -> IngestPlan:
-    """Split the items by key hash and cut each split into blocks.
+    """Split the items by key hash, leave what is no part of the training subset, and cut each split into blocks.
 
     With `order: hashed` a block is a fair draw of its split: rows are in the order of a keyed hash of their keys. Which
     split a key falls into depends on the key, the seed and the shares alone, so new samples never move old ones.
 
     Raises:
-        DataError: no sample is left for training.
+        DataError: no sample is left for training, or the subset cannot be chosen.
     """
     splits: dict[str, list[Item]] = {TRAIN: [], **{name: [] for name in config.split}}
     for item in items:
@@ -38,6 +39,8 @@ def plan_blocks(items: Sequence[Item], config: IngestConfig) -> IngestPlan:
         raise DataError(
             f"all {len(items)} samples fall into {shares}", hint="make `ingest.split` smaller or add images"
         )
+    if config.subset is not None:
+        splits[TRAIN] = choose(splits[TRAIN], config.subset, config.seed)
     blocks: list[BlockPlan] = []
     cut: list[tuple[Item, ...]] = []
     for split, members in splits.items():

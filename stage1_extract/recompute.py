@@ -71,7 +71,7 @@ def recompute(
     policy = parse_config(ViewPolicyConfig, store.spec.views, where=f"spec of {store.root}")
     teacher = Teacher(config, view_size=policy.size, device=run.device)
     stored = store.teacher(config.name)
-    differences = list(spec_differences(stored.model_dump(mode="json"), teacher.spec.model_dump(mode="json")))
+    differences = list(spec_differences(stored.deciding(), teacher.spec.deciding()))
     if differences:
         message = f"store {store.root} holds features of another {config.name!r}: {'; '.join(differences)}"
         raise SpecMismatchError(message, hint="name the teacher that made them")

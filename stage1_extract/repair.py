@@ -84,7 +84,7 @@ def repair(plant: Plant, names: Sequence[str], reporter: Reporter) -> Repair:
     """
     root = plant.root
     store = Store.open(root)
-    spec = StoreSpec(ingest=plant.ingest.model_dump(mode="json"), views=plant.views.model_dump(mode="json"))
+    spec = StoreSpec(ingest=plant.ingest.spec(), views=plant.views.model_dump(mode="json"))
     require_spec(root, spec)
     sealed = latest_seal(root)
     planned = planned_units(store)

@@ -47,6 +47,7 @@ class Teacher:
             codec=self.config.codec_told,
             precision=self.config.precision,
             licence=self.config.licence,
+            notice=self.config.notice,
         )
 
     def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
+from stillhouse.core.licences import missing_notice
 from stillhouse.core.stops import stops_wait
 from stillhouse.storage.disk import only_process_in, replace_file
 from stillhouse.storage.seal import Seal, content_digest, latest_seal
@@ -21,7 +22,8 @@ from stillhouse.storage.store import Store
 
 from .checkpoint import load_checkpoint, save_checkpoint, truncate_jsonl
 from .config import DistillConfig
-from .export import export_student, is_whole, timm_config
+from .export.mask_token import save_mask_token
+from .export.timm import export_student, is_whole, timm_config
 from .loader import Batch, Loader
 from .metrics import MetricsLog
 from .targets import own_bases
@@ -55,6 +57,8 @@ class DistillResult(Config):
     """Folder of the exported student, relative to the run's."""
     bases: dict[str, str] = Field(default_factory=dict)
     """level -> codec in whose own basis its heads predicted; levels that are not here: in the teacher's channels."""
+    mask_token_sha256: str = ""
+    """Of the file with the mask token; "": none was kept."""
 
 
 def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporter) -> tuple[DistillResult, bool]:
@@ -84,6 +88,8 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         finished = _finished(folder, identity, Reporter(quiet=True))  # by another process, just before we were alone
         if finished is not None:
             return finished, False
+        if missing := missing_notice(spec.name, spec.licence, spec.notice):
+            reporter.say(f"distill {config.name}: {missing}; `stillhouse export` will ask for it")
         trainer = Trainer(config, store, spec)
         with Loader(store, spec.name, config, trainer.student.image_size) as loader:
             if loader.steps_per_epoch == 0:
@@ -268,6 +274,7 @@ def _finish(
         last_losses=trainer.last_losses,
         student=STUDENT,
         bases=identity["bases"],
+        mask_token_sha256=save_mask_token(folder, getattr(trainer.student, "mask_token", None)),
     )
     replace_file(folder / RESULT, canonical_json(result.model_dump(mode="json")))
     return result

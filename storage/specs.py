@@ -19,6 +19,7 @@ MAX_VIEW_SIZE = 4096
 MAX_BLOCKS = 999_999
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Notice = Annotated[str, Field(max_length=1 << 16)]
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
@@ -130,10 +131,20 @@ class TeacherSpec(Config):
     codec: Text
     precision: Text
     licence: Text = ""
+    notice: Notice = ""
+    """What the licence asks to go with whatever is made from the teacher."""
 
     def sha256(self) -> str:
         """The same however many optional fields a later version adds."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude_defaults=True))).hexdigest()
+
+    def entry(self) -> dict[str, Any]:
+        """What a store writes down: without a notice it is as it was before there were any."""
+        return self.model_dump(mode="json", exclude=None if self.notice else {"notice"})
+
+    def deciding(self) -> dict[str, Any]:
+        """What another teacher of that name may not differ in; a notice changes no feature."""
+        return self.model_dump(mode="json", exclude={"notice"})
 
 
 def spec_differences(stored: Any, asked: Any, path: str = "") -> Iterator[str]:

@@ -330,9 +330,8 @@ class Store:
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Enter a teacher; SpecMismatchError when another one has that name."""
         path = self.root / layout.teacher_path(layout.check_name(spec.name, "teacher"))
-        create_once(path, signed_json(spec.model_dump(mode="json")))
-        stored = self.teacher(spec.name)
-        differences = list(spec_differences(stored.model_dump(mode="json"), spec.model_dump(mode="json")))
+        create_once(path, signed_json(spec.entry()))
+        differences = list(spec_differences(self.teacher(spec.name).deciding(), spec.deciding()))
         if differences:
             message = f"store {self.root} holds features of another {spec.name!r}: {'; '.join(differences)}"
             raise SpecMismatchError(message, hint="give this teacher another name")

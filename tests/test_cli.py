@@ -30,7 +30,7 @@ from stillhouse.core.errors import (
 from stillhouse.core.events import Reporter
 from stillhouse.testing import Ended, run_here
 
-VERBS = ("run", "ingest", "extract", "distill", "eval", "inspect", "verify", "repair", "gc", "models")
+VERBS = ("run", "ingest", "extract", "distill", "eval", "export", "inspect", "verify", "repair", "gc", "models")
 
 
 def refused(ended: Ended, status: int = 2) -> str:
@@ -63,6 +63,7 @@ def test_options_are_few_and_known() -> None:
     known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "models --pretrained"}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
     known |= {"gc --older-than", "gc --dry-run"}
+    known |= {"export --to", "export --out", "export --ema", "export --notice"}
     assert found == known | {f"{verb} --json" for verb in VERBS}
 
 

@@ -43,6 +43,7 @@ def test_a_run_leaves_a_sealed_store_a_student_and_a_report(finished: Path) -> N
     assert seal is not None and seal.generation == 1
     assert json.loads((finished / "ledger.json").read_text()).keys() == {"ingest", "extract", "distill", "eval"}
     assert sorted(path.name for path in (finished / "students" / "student-seed0" / "student").iterdir()) == [
+        "README.md",
         "card.json",
         "config.json",
         "model.safetensors",

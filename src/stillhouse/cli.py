@@ -26,8 +26,6 @@ from stillhouse.core.errors import (
     EXIT_QUARANTINED,
     EXIT_RESOURCE,
     Preempted,
-    ResourceError,
-    StillhouseError,
     UsageError,
 )
 
@@ -159,6 +157,27 @@ def eval_verb(
         return EXIT_OK, summary.as_json(result)
 
     _with_config(config, overrides, as_json, body)
+
+
+@app.command("export")
+def export_verb(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a finished run, such as out/demo/students/vit-demo-seed0.")
+    ],
+    to: Annotated[str, typer.Option(help="timm, dinov2, proteus, transformers or onnx.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not be there yet.")],
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights instead of the last ones.")] = False,
+    notice: Annotated[Path | None, typer.Option(help="A text file: what the teacher's licence asks for.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a finished student as others read it. Needs neither teacher nor store nor network."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.exporting import export_run
+
+        return EXIT_OK, export_run(run, to, out, averaged=ema, notice=notice, reporter=reporter)
+
+    _guarded(as_json, body)
 
 
 @app.command("inspect")
@@ -294,6 +313,7 @@ def _with_config(
 def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any]]]) -> None:
     """Run a verb; errors become one line (or one JSON object) and an exit code."""
     from stillhouse.core.events import Reporter
+    from stillhouse.explain import explained
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a path may be no text at all
@@ -308,7 +328,7 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
     except (Exception, KeyboardInterrupt) as found:  # noqa: BLE001 - the one place where everything is explained
         _on_signals(signal.SIG_IGN)  # it ends in a moment
         signal.setitimer(signal.ITIMER_REAL, 0)
-        error = _explained(KeyboardInterrupt(stopped_by()) if stopped_by() else found)  # a cleanup may fail after it
+        error = explained(KeyboardInterrupt(stopped_by()) if stopped_by() else found)  # a cleanup may fail after it
         code = error.exit_code
         if code == EXIT_INTERNAL:
             traceback.print_exc()
@@ -330,32 +350,6 @@ def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, An
         code = code or EXIT_RESOURCE
         print(f"error: what was to be printed could not be: {error.strerror}", file=sys.stderr)
     raise typer.Exit(code)
-
-
-def _explained(error: BaseException) -> StillhouseError:
-    """What to tell a person about any exception."""
-    from stillhouse.storage.disk import disk_errors
-
-    if isinstance(error, StillhouseError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        text = f"{error.args[0] if error.args else 'SIGINT'} received; what was finished is kept"
-        return Preempted(text, hint="run the same command again to go on")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-        text = f"out of memory: {error}".removesuffix(": ").splitlines()[0]
-        return ResourceError(text, hint="make `batch` smaller, of the teacher, of distill or of eval")
-    if isinstance(error, NotADirectoryError):
-        return UsageError(f"{error.filename} lies below a file, not a folder", hint="correct the path in the config")
-    if isinstance(error, OSError):
-        try:
-            with disk_errors("a file"):
-                raise error
-        except ResourceError as explained:
-            return explained
-        except OSError:  # none that a disk or a permission makes
-            pass
-    text = f"a fault of stillhouse itself, {type(error).__name__}: {error}".splitlines()[0]
-    return StillhouseError(text, hint="please report it, with the lines above")
 
 
 def _stop_on_signals() -> Callable[[], str]:

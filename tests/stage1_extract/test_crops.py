@@ -33,6 +33,24 @@ def test_boxes_lie_inside_and_span_the_sides() -> None:
     assert [0.3 < share < 0.37 for share in ((sides < 80).mean(), (sides >= 160).mean())] == [True, True]
 
 
+def test_one_large_picture(tmp_path: Path) -> None:
+    """The single-image ablation: any number of crops, no two alike, the same in every reader, some as large as it."""
+    photo_HWC = np.random.default_rng(1).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    (tmp_path / "big.png").write_bytes(encode_png(photo_HWC))
+    config = CropsSource(paths=(tmp_path / "big.png",), num=500, min_side=30, max_side=300, output_side=32)
+    one, other = open_source(config), open_source(config)
+    items = one.items()
+    assert items == other.items()
+    assert [item.locator for item in items[:2]] == [(0, 188, 251, 42), (0, 22, 41, 51)]
+    assert len({one.read(item) for item in items}) == 500
+    assert [one.read(item) for item in items[:5]] == [other.read(item) for item in items[:5]]
+    photos, lefts, tops, sides = (
+        np.array(column, dtype=int) for column in zip(*(i.locator for i in items), strict=True)
+    )
+    assert set(photos) == {0} and sides.max() > 290
+    assert np.ptp(lefts[sides < 60]) > 400 and np.ptp(tops[sides < 60]) > 220  # from edge to edge
+
+
 def test_own_photographs(tmp_path: Path) -> None:
     photo_HWC = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     (tmp_path / "me.png").write_bytes(encode_png(photo_HWC))

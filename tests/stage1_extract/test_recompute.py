@@ -51,6 +51,11 @@ def test_a_store_agrees_with_its_teacher(home: Path, name: str, codec: Any, nmse
         assert 0 < one.nmse < nmse and one.limit == SAME_COSINE
 
 
+def test_a_notice_that_came_later_is_no_other_teacher(home: Path) -> None:
+    noticed = tiny_teacher(home / "weights", notice="Copyright")
+    assert recompute(Store.open(home / "store"), noticed, RUN, 2)[1] == []
+
+
 def test_other_batches_agree(home: Path) -> None:
     store = Store.open(home / "store")
     found, problems = recompute(store, tiny_teacher(home / "weights", batch=3), RUN, 1000)

@@ -19,9 +19,9 @@ from stillhouse.core.events import Reporter
 from stillhouse.stage1_extract.config import ExtractConfig
 from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, tiny_store, tiny_teacher
-from stillhouse.stage2_distill import export as export_module
 from stillhouse.stage2_distill import run as run_module
 from stillhouse.stage2_distill.config import DistillConfig
+from stillhouse.stage2_distill.export import card as export_module
 from stillhouse.stage2_distill.export import export_student
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import DistillResult, distill

@@ -66,7 +66,7 @@ def contents(store: Store) -> dict[str, Any]:
         "store_id": store_id(store.root),
         "content_sha256": sealed.content_sha256,
         "spec_sha256": store.spec.sha256(),
-        "teachers": [teacher.model_dump(mode="json") for teacher in store.teachers()],
+        "teachers": [teacher.entry() for teacher in store.teachers()],
         "blocks": blocks,
         "views": views,
         "features": features,

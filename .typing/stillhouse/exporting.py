@@ -1,0 +1,1 @@
+../../src/stillhouse/exporting.py
