@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from stillhouse.core.encoders import load_weights
+from stillhouse.core.checkpoints import load_weights
 
 
 @dataclass(frozen=True, slots=True)
