@@ -5,11 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stillhouse.stage1_extract.testing import tiny_store
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, make_store
 from stillhouse.testing import Forks, run_here, tiny_pipeline
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # a test does not fail because something else runs beside it
 
 
 @pytest.fixture(scope="session")

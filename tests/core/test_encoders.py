@@ -361,12 +361,12 @@ def test_a_model_without_cls_has_one_block(name: str, args: dict[str, Any]) -> N
     assert torch.equal(cls[0], tokens.cls_BD) and torch.equal(patch_BTD, tokens.patch_BTD)
 
 
-@pytest.mark.parametrize("fields", [{}, {"image_size": 48}])
-def test_vits_are_built_for_the_size_of_the_views(tmp_path: Path, fields: dict[str, int]) -> None:
+@pytest.mark.parametrize("given", [None, 48])
+def test_vits_are_built_for_the_size_of_the_views(tmp_path: Path, given: int | None) -> None:
     args = {key: value for key, value in ARGS.items() if key != "img_size"}
-    size = fields.get("image_size", 224)
+    size = given or 224
     path = saved(tmp_path / "w.safetensors", make(img_size=size))
-    encoder = build_encoder(config(path, model_args=args), **fields)
+    encoder = build_encoder(config(path, model_args=args), image_size=given)
     assert encoder(images(size)).grid == (size // 8, size // 8)
 
 

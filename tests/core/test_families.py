@@ -58,7 +58,8 @@ def attention(qkv_BNE: Tensor) -> Tensor:
     batch, num = qkv_BNE.shape[:2]
     q, k, v = qkv_BNE.reshape(batch, num, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-2, -1) / (D // HEADS) ** 0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).reshape(batch, num, D)
+    mixed: Tensor = (weights @ v).transpose(1, 2).reshape(batch, num, D)
+    return mixed
 
 
 def patches_of(w: Weights, x: Tensor, name: str = "patch_embed.proj") -> Tensor:
@@ -296,7 +297,7 @@ def archived(path: Path) -> Tower:
     tower = Tower()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.script(tower), path)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(tower), path)
     return tower
 
 
@@ -334,7 +335,7 @@ def test_a_clip_archive_is_a_teacher(tmp_path: Path) -> None:
         node.register_buffer(leaf, value.half())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.script(tree), tmp_path / "ViT.pt")  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(tree), tmp_path / "ViT.pt")
     encoder = build_encoder(config_of(published, tmp_path / "ViT.pt"), image_size=published.size)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
