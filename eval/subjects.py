@@ -7,8 +7,17 @@ from typing import Any
 import timm
 import torch
 
-from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, create_timm, weights_sha256
+from stillhouse.core.encoders import (
+    Encoder,
+    EncoderConfig,
+    build_encoder,
+    create_timm,
+    load_weights,
+    read_weights,
+    weights_sha256,
+)
 from stillhouse.core.errors import MissingError, SpecMismatchError
+from stillhouse.core.factories import is_factory
 from stillhouse.storage.signed_json import read_json
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 
@@ -37,9 +46,13 @@ def teacher_subject(config: EncoderConfig, spec: TeacherSpec) -> Subject:
 
 
 def exported_student(folder: Path, name: str) -> Subject:
-    """An exported student folder, opened as anyone would open it: by timm."""
+    """An exported student folder, opened as anyone would open it: by timm, or by the factory that its model is from."""
     config = _timm_config(folder)
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    if is_factory(config["architecture"]):
+        model = create_timm(config["architecture"], **config["model_args"])
+        load_weights(model, read_weights(folder / "model.safetensors"), str(folder))
+    else:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return _subject(name, Encoder(model, config["architecture"]).eval().requires_grad_(False), config)
 
 

@@ -23,7 +23,7 @@ from stillhouse.storage.views import render
 
 def make(store: Store, *, size: int = 32, **fields: Any) -> Loader:
     config = DistillConfig(**{"batch": 5, "window_blocks": 2, "seed": 3, **fields})
-    return Loader(store, "tiny", config, size)
+    return Loader(store, {"tiny": ("cls", "patch")}, config, size)
 
 
 def epoch(store: Store, number: int = 0, *, start: int = 0, size: int = 32, **fields: Any) -> list[Batch]:
@@ -36,9 +36,9 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.pairs, other.pairs)
         np.testing.assert_array_equal(one.pixels_BSSC, other.pixels_BSSC)
-        assert one.codes.keys() == other.codes.keys()
-        for level in one.codes:
-            np.testing.assert_array_equal(one.codes[level], other.codes[level])
+        assert one.codes.keys() == other.codes.keys() == {"tiny"}
+        for level in ("cls", "patch"):
+            np.testing.assert_array_equal(one.codes["tiny"][level], other.codes["tiny"][level])
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_batches_are_what_the_store_gives_row_by_row(sealed_store: Store, number
         for i, (block, row) in enumerate(batch.pairs.tolist()):
             for level in ("cls", "patch"):
                 code = sealed_store.codes("tiny", level, view, block, [row])[0]
-                np.testing.assert_array_equal(batch.codes[level][i], code)
-                assert batch.codes[level].dtype == code.dtype
+                np.testing.assert_array_equal(batch.codes["tiny"][level][i], code)
+                assert batch.codes["tiny"][level].dtype == code.dtype
             image = decode(sealed_store.image_bytes(block, row))
             whole = render(image, sealed_store.view_params(view, block)[row], 32)
             np.testing.assert_array_equal(batch.pixels_BSSC[i], resize_pixels(whole[None], size)[0])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.stage2_distill.order import Window, epoch_windows, num_steps, view_of
+from stillhouse.stage2_distill.order import Window, epoch_windows, num_steps, views_of
 
 RowsOf = list[tuple[int, npt.NDArray[np.int64]]]
 
@@ -95,7 +95,7 @@ def test_rows_that_do_not_fill_a_batch_are_left(rows: int, batch: int, steps: in
 
 
 def test_epochs_take_the_views_in_turn() -> None:
-    assert [view_of(epoch, 3) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [views_of(epoch, 3) for epoch in range(7)] == [(0,), (1,), (2,), (0,), (1,), (2,), (0,)]
 
 
 def test_golden() -> None:

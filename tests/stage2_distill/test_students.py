@@ -166,23 +166,19 @@ def test_the_default_size_gives_the_teachers_grid(patch_size: int, size: int) ->
     assert student(torch.zeros(1, 3, size, size)).patch_BTD.shape == (1, T, 48)
 
 
-def test_another_grid_is_refused() -> None:
+def test_a_size_of_its_own_gives_a_grid_of_its_own() -> None:
     config = StudentConfig(model=TINY_VIT, model_args=TINY_VIT_ARGS, image_size=40)
-    with pytest.raises(UsageError) as caught:
-        build_student(config, TARGET, view_size=32)
-    assert str(caught.value) == (
-        f"student {TINY_VIT} at 40 pixels has a 5x5 grid, the teacher 4x4; "
-        "change distill.student.image_size or its patch_size in model_args"
-    )
+    student = build_student(config, TARGET, view_size=32)
+    assert student.image_size == 40 and student.grid == (5, 5)
+    assert student(torch.zeros(1, 3, 40, 40)).patch_BTD.shape == (1, 25, 48)
 
 
 def test_a_cnn_takes_the_size_of_the_views() -> None:
     config = StudentConfig(model="test_resnet")
-    with pytest.raises(UsageError, match="student test_resnet at 32 pixels has a 1x1 grid, the teacher 4x4"):
-        build_student(config, TARGET, view_size=32)
+    assert build_student(config, TARGET, view_size=32).grid == (1, 1)
     student = build_student(config, TARGET, view_size=128)
     assert student.image_size == 128 and not student.can_mask
-    assert not hasattr(student, "mask_token")
+    assert not hasattr(student, "mask_token") and student.grid == (4, 4)
     tokens = student(torch.zeros(2, 3, 128, 128))
     assert tokens.patch_BTD.shape == (2, T, student.patch_dim)
     assert tokens.cls_BD.shape == (2, student.cls_dim)
@@ -198,7 +194,7 @@ def test_vits_whose_patches_cannot_be_hidden_still_train_without() -> None:
 
 def test_can_mask_is_told_from_the_model() -> None:
     def can_mask(name: str) -> bool:
-        return Student(Encoder(create_timm(name), name), 32, (8, 8), StudentConfig()).can_mask
+        return Student(Encoder(create_timm(name), name), 32, (8, 8), StudentConfig(), (4, 4)).can_mask
 
     assert can_mask("test_vit")
     assert not can_mask("test_efficientnet")

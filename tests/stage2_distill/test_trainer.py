@@ -21,6 +21,7 @@ from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.heads import Head
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.masking import draw_masks
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store
 
@@ -32,13 +33,14 @@ DROPPING = {"student": {"model": TINY_VIT, "model_args": {**TINY_VIT_ARGS, "drop
 def make(store: Store, **fields: Any) -> Trainer:
     student = {"model": TINY_VIT, "model_args": TINY_VIT_ARGS}
     defaults = {"student": student, "batch": 8, "epochs": 4, "warmup_epochs": 0, "device": "cpu", "lr": 0.064}
-    trainer = Trainer(DistillConfig.model_validate(defaults | fields), store, store.teacher("tiny"))
+    config = DistillConfig.model_validate(defaults | fields)
+    trainer = Trainer(config, store, taught_by(config, store))
     trainer.begin(3)
     return trainer
 
 
 def batches(store: Store, trainer: Trainer, num: int = 3) -> list[Batch]:
-    with Loader(store, "tiny", trainer.config, trainer.student.image_size) as loader:
+    with Loader(store, {"tiny": ("cls", "patch")}, trainer.config, trainer.student.image_size) as loader:
         return list(loader.epoch(0))[:num]
 
 
@@ -54,7 +56,7 @@ def second_opinion(store: Store, trainer: Trainer, batch: Batch) -> dict[str, fl
     """The losses of a step from the formulae: two full passes, numpy codecs, means over elements."""
     target = {}
     for level in ("cls", "patch"):
-        target[level] = store.codec("tiny", level).decode(batch.codes[level]).astype(np.float64)
+        target[level] = store.codec("tiny", level).decode(batch.codes["tiny"][level]).astype(np.float64)
         if trainer.config.targets == "centred":
             mean, std = (array.astype(np.float64) for array in store.statistics("tiny", level))
             target[level] = (target[level] - mean) / np.sqrt((std**2).mean())
@@ -201,7 +203,10 @@ def test_the_seed_decides_the_start(sealed_store: Store) -> None:
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ({"tokn": 1}, "unknown objective 'tokn'; known: token, feature, patch"),
+        (
+            {"tokn": 1},
+            "unknown objective 'tokn'; known: token, feature, patch, theia, radio_patch, radio_summary, kl, ce",
+        ),
         ({"token": 0}, "at least one objective needs a weight above 0"),
         ({}, "at least one objective needs a weight above 0"),
         ({"token": 1, "feature": -1}, "a weight must not be below 0"),
