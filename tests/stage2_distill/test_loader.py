@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stillhouse.core.errors import CorruptError
+from stillhouse.core.errors import CorruptError, UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.stage1_extract.testing import tiny_images, tiny_store
 from stillhouse.stage2_distill import loader as module
@@ -85,6 +85,42 @@ def test_a_start_is_the_tail_of_the_epoch(sealed_store: Store, batch: int, windo
     assert len(whole) == 28 // batch
     for start in range(len(whole) + 1):
         assert_equal(epoch(sealed_store, 1, start=start, **fields), whole[start:])
+
+
+@pytest.mark.parametrize("batch", [5, 4])
+def test_repeated_samples_come_in_their_views(sealed_store: Store, batch: int) -> None:
+    """Codes and pixels of each are those of its view; an epoch has the batches that it has without repeats."""
+    plain, batches = epoch(sealed_store, batch=batch), epoch(sealed_store, 1, batch=batch, repeats=2)
+    assert len(batches) == len(plain) == 28 // batch
+    position = 0
+    for one in batches:
+        for i, (block, row) in enumerate(one.pairs.tolist()):
+            view = position % 2
+            code = sealed_store.codes("tiny", "patch", view, block, [row])[0]
+            np.testing.assert_array_equal(one.codes["tiny"]["patch"][i], code)
+            image = decode(sealed_store.image_bytes(block, row))
+            whole = render(image, sealed_store.view_params(view, block)[row], 32)
+            np.testing.assert_array_equal(one.pixels_BSSC[i], whole)
+            position += 1
+    samples = [tuple(pair) for one in batches for pair in one.pairs.tolist()]
+    assert samples[::2][: len(samples) // 2] == samples[1::2] and len(set(samples)) <= 14
+    for start in range(len(batches)):
+        assert_equal(epoch(sealed_store, 1, batch=batch, repeats=2, start=start), batches[start:])
+
+
+def test_more_repeats_than_views_are_refused(sealed_store: Store) -> None:
+    with pytest.raises(UsageError, match="repeats 3 shows a sample in as many views of an epoch, the store has 2"):
+        make(sealed_store, repeats=3)
+
+
+def test_labels_come_as_class_numbers(sealed_store: Store) -> None:
+    config, levels = DistillConfig(batch=7), {"tiny": ("cls",)}
+    with Loader(sealed_store, levels, config, 32, classes=("a", "b", "c")) as loader:
+        for one in loader.epoch(0):
+            assert set(one.codes["tiny"]) == {"cls"} and one.label_B is not None and one.label_B.dtype == np.int64
+            named = [sealed_store.samples(block)[row].label for block, row in one.pairs.tolist()]
+            assert ["abc"[number] for number in one.label_B] == named
+    assert epoch(sealed_store)[0].label_B is None
 
 
 def test_threads_change_nothing(sealed_store: Store) -> None:

@@ -3,12 +3,14 @@
 Legend: B batch, M masked samples, T patches, D width.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stillhouse.core.encoders import Encoder, create_timm
 from stillhouse.core.errors import UsageError
@@ -84,6 +86,31 @@ def test_the_masked_half_alone_is_proteus_full_second_pass() -> None:
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-9, msg=name)
     assert float(found["mask_token"].abs().max()) > 0
+
+
+def test_the_masked_half_alone_saves_a_quarter_of_the_student() -> None:
+    """Operations of forward and backward, against both full passes."""
+    torch.manual_seed(0)
+    config = StudentConfig(model=TINY_VIT, model_args={**TINY_VIT_ARGS, "depth": 4})
+    student = build_student(config, TARGET, view_size=32)
+    x_BCHW, mask_MT = pixels().float(), masks()
+    whole_BT = torch.cat([mask_MT, torch.zeros(B - len(mask_MT), T, dtype=torch.bool)])
+
+    def operations(forward: Callable[[], Tensor]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            forward().sum().backward()  # type: ignore[no-untyped-call]
+        return counter.get_total_flops()
+
+    def once() -> Tensor:
+        tokens = student(x_BCHW, mask_MT)
+        assert tokens.hidden_KD is not None
+        return tokens.patch_BTD.sum() + tokens.hidden_KD.sum()
+
+    def twice() -> Tensor:
+        passes = [proteus_pass(student, x_BCHW, mask) for mask in (torch.zeros_like(whole_BT), whole_BT)]
+        return passes[0].sum() + passes[1][:, 1:][whole_BT].sum()
+
+    assert operations(once) / operations(twice) == pytest.approx(0.75, abs=0.02)
 
 
 def test_hidden_patches_are_not_seen() -> None:
@@ -190,6 +217,55 @@ def test_vits_whose_patches_cannot_be_hidden_still_train_without() -> None:
     student = build_student(config, TARGET, view_size=32)
     assert not student.can_mask
     assert student(torch.zeros(2, 3, 32, 32)).patch_BTD.shape == (2, T, 48)
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize(("patch", "side"), [(14, 224), (16, 256), (32, 512)])
+def test_vits_of_every_size_and_patch(size: str, patch: int, side: int) -> None:
+    """One block of each; the size of the image follows from the grid, 16 x 16 as that of the published teachers."""
+    config = StudentConfig(model=f"vit_{size}_patch16_224", model_args={"patch_size": patch, "depth": 1})
+    target = LevelSpec(num_tokens=256, dim=1024, grid=(16, 16))
+    student = build_student(config, target, view_size=224)
+    width = {"tiny": 192, "small": 384, "base": 768, "large": 1024}[size]
+    heads = {"tiny": 3, "small": 6, "base": 12, "large": 16}[size]
+    model: Any = student.encoder.model
+    assert (student.image_size, student.grid, student.cls_dim) == (side, (16, 16), width)
+    assert model.blocks[0].attn.num_heads == heads and student.can_mask
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "eps"),
+    [
+        ("vit_base_patch14_dinov2", {}, 1e-6),
+        ("vit_base_patch16_clip_quickgelu_224", {"patch_size": 14}, 1e-5),
+        ("vit_base_patch16_224", {"patch_size": 14}, 1e-6),
+    ],
+)
+def test_the_students_of_the_recipes_start_as_published(model: str, args: dict[str, Any], eps: float) -> None:
+    """timm draws what Proteus draws: positions and linear weights 0.02, cls 1e-6, biases 0."""
+    torch.manual_seed(0)
+    config = StudentConfig(model=model, model_args={**args, "depth": 1}, layer_scale=None, mask_token_std=0.02)
+    student = build_student(config, LevelSpec(num_tokens=256, dim=8, grid=(16, 16)), view_size=224)
+    built: Any = student.encoder.model
+    assert built.pos_embed.shape == (1, 257, 768) and built.norm.eps == eps
+    for weight, std in ((built.pos_embed, 0.02), (built.cls_token, 1e-6), (student.mask_token, 0.02)):
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.1)
+    for module in built.modules():
+        if isinstance(module, nn.Linear):
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+            assert (module.bias == 0).all()
+
+
+def test_a_hybrid_is_not_masked() -> None:
+    """What its convolutions make of a patch, the patches beside it have seen."""
+    student = build_student(StudentConfig(model="vit_tiny_r_s16_p8_224"), TARGET, view_size=64)
+    assert not student.can_mask
+    assert student(torch.zeros(2, 3, student.image_size, student.image_size)).patch_BTD.shape[:2] == (2, T)
+
+
+def test_a_model_without_a_map_of_tokens_is_refused() -> None:
+    with pytest.raises(UsageError, match="student mixer_s32_224 at 224 pixels gives no map of tokens: "):
+        build_student(StudentConfig(model="mixer_s32_224"), TARGET, view_size=224)
 
 
 def test_can_mask_is_told_from_the_model() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from stillhouse.core.encoders import normalise
 from stillhouse.core.errors import ResourceError, UsageError
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
+from stillhouse.stage2_distill import trainer as module
 from stillhouse.stage2_distill.checkpoint import load_checkpoint, save_checkpoint
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.heads import Head
@@ -170,6 +171,64 @@ def test_bf16_is_near_fp32(sealed_store: Store) -> None:
     exact, half = make(sealed_store), make(sealed_store, precision="bf16")
     batch = batches(sealed_store, exact)[0]
     assert floats(half.train_step(batch)) == pytest.approx(floats(exact.train_step(batch)), rel=0.05)
+
+
+def test_a_step_is_that_of_two_full_passes(sealed_store: Store) -> None:
+    """Proteus runs its masked pass over the whole batch: the same losses, and gradients of every weight."""
+    trainer = make(sealed_store)
+    batch = batches(sealed_store, trainer)[0]
+    spec, heads = sealed_store.teacher("tiny").preprocessing, trainer.losses[0].heads
+    x_BCHW = normalise(batch.pixels_BSSC, spec.mean, spec.std, torch.device("cpu"))
+    hidden = draw_masks(seed=0, step=0, batch=8, num_patches=16, probability=0.5, ratio=0.5)
+    mask_BT = torch.cat([torch.from_numpy(hidden), torch.zeros(4, 16, dtype=torch.bool)])
+    cls_BD, patch_BTD = (
+        torch.from_numpy(sealed_store.codec("tiny", level).decode(batch.codes["tiny"][level]))
+        for level in ("cls", "patch")
+    )
+    seen, model = trainer.student(x_BCHW), trainer.student.encoder.model
+    patches = model.patch_embed(x_BCHW)
+    patches = torch.where(mask_BT[..., None], trainer.student.mask_token, patches)
+    masked = trainer.student._after_patches(patches)[:, 1:][mask_BT]
+    token = heads.apply_head("token", seen.cls_BD)
+    feature = torch.cat([token[:, None], heads.apply_head("feature", seen.patch_BTD)], dim=1)
+    total = (token - cls_BD[:, 0]).square().mean()
+    total = total + (feature - torch.cat([cls_BD, patch_BTD], dim=1)).square().mean()
+    total = total + (heads.apply_head("patch", masked) - patch_BTD[mask_BT]).square().mean()
+    named = dict(trainer._trained())
+    expected = dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
+    assert float(trainer.train_step(batch)["total"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    for name, parameter in named.items():
+        assert parameter.grad is not None
+        scale = float(expected[name].abs().max())
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+def test_fp16_is_refused_without_a_gpu(sealed_store: Store) -> None:
+    with pytest.raises(UsageError, match="precision fp16 scales gradients on a GPU, and this run is on device cpu"):
+        make(sealed_store, precision="fp16")
+
+
+def test_a_gradient_that_overflows_is_skipped_and_the_scale_kept(
+    sealed_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does with fp16, by a CPU's slow one."""
+    monkeypatch.setattr(module, "device_for", lambda config: torch.device("cpu"))
+    trainer, resumed = (make(sealed_store, precision="fp16", ema=0) for _ in range(2))
+    one, two, _ = batches(sealed_store, trainer)
+    trainer._scaler._init_scale = 2.0**40
+    before = trainer.student_weights()["blocks.0.attn.qkv.weight"].clone()
+    trainer.train_step(one)
+    assert torch.equal(trainer.student_weights()["blocks.0.attn.qkv.weight"], before)
+    assert trainer._scaler.get_scale() == 2.0**39
+    trainer._scaler.update(1024.0)
+    trainer.train_step(one)
+    assert not torch.equal(trainer.student_weights()["blocks.0.attn.qkv.weight"], before)
+    save_checkpoint(tmp_path, 2, trainer.checkpoint({}))
+    found, _ = load_checkpoint(tmp_path)
+    assert found is not None
+    resumed.restore(found)
+    assert resumed._scaler.get_scale() == 1024.0
+    assert floats(trainer.train_step(two)) == floats(resumed.train_step(two))
 
 
 @pytest.mark.parametrize("fields", [{}, CNN, DROPPING])
