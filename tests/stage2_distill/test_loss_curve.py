@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stillhouse.core.events import Reporter
-from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, tiny_store
+from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, taught_store
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.objectives import OBJECTIVES
@@ -78,14 +78,11 @@ def test_every_objective_has_a_curve() -> None:
 
 
 if __name__ == "__main__":
-    from conftest import add_teachers  # type: ignore[import-not-found]
-
     with tempfile.TemporaryDirectory() as scratch:
-        store = tiny_store(Path(scratch))
+        store = taught_store(Path(scratch))
         curves = losses(store, Path(scratch) / "run")
         rounded = {name: [round(loss, 7) for loss in curve] for name, curve in curves.items()}
         PROTEUS.write_text(json.dumps(rounded, indent=1) + "\n")
-        store = add_teachers(store, Path(scratch))
         totals = {
             name: [round(loss, 7) for loss in losses(store, Path(scratch) / name, **fields)["total"]]
             for name, fields in CURVES.items()

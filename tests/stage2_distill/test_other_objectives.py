@@ -52,7 +52,8 @@ def radio_summary(given: Array, wanted: Array, label_B: NDArray[np.int64], tempe
 
 def softmax(scores: Array) -> Array:
     powers: Array = np.exp(scores)
-    return powers / powers.sum(-1, keepdims=True)
+    shares: Array = powers / powers.sum(-1, keepdims=True)
+    return shares
 
 
 def kl(given: Array, wanted: Array, label_B: NDArray[np.int64], temperature: float) -> float:

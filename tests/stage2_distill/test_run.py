@@ -342,12 +342,10 @@ def test_a_run_of_an_earlier_version_is_found(sealed_store: Store, undisturbed: 
 
 
 def test_new_settings_are_part_of_what_a_run_is(sealed_store: Store, undisturbed: Path) -> None:
-    for fields, difference in (
-        ({"repeats": 2}, "config.repeats: stored None, asked for 2"),
-        ({"temperature": 2}, "config.temperature: stored None, asked for 2.0"),
-    ):
-        with pytest.raises(SpecMismatchError, match=difference):
-            run(sealed_store, undisturbed, **fields)
+    for name, asked in (("repeats", "2"), ("temperature", "2.0")):
+        changed: dict[str, Any] = {name: 2}
+        with pytest.raises(SpecMismatchError, match=f"config.{name}: stored None, asked for {asked}"):
+            run(sealed_store, undisturbed, **changed)
 
 
 def test_repeated_augmentation_goes_on_bit_for_bit(
