@@ -7,15 +7,8 @@ from typing import Any
 import timm
 import torch
 
-from stillhouse.core.encoders import (
-    Encoder,
-    EncoderConfig,
-    build_encoder,
-    create_timm,
-    load_weights,
-    read_weights,
-    weights_sha256,
-)
+from stillhouse.core.checkpoints import load_weights, read_weights
+from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, create_timm, weights_sha256
 from stillhouse.core.errors import MissingError, SpecMismatchError
 from stillhouse.core.factories import is_factory
 from stillhouse.storage.signed_json import read_json
@@ -37,7 +30,7 @@ class Subject:
 
 def teacher_subject(config: EncoderConfig, spec: TeacherSpec) -> Subject:
     """The live teacher of a store; SpecMismatchError when these weights are not the ones that filled it."""
-    encoder = build_encoder(config, image_size=spec.preprocessing.size)
+    encoder = build_encoder(config, image_size=spec.preprocessing.size, classifier="logits" in spec.levels)
     found = weights_sha256(encoder)
     if found != spec.weights_sha256:
         message = f"teacher {spec.name!r}: weights {found[:12]}, the store was filled by {spec.weights_sha256[:12]}"

@@ -119,7 +119,7 @@ def _require_level(store: Store, spec: TeacherSpec, level: str, objective: str) 
     found = spec.levels.get(level)
     if found is None or (level == "patch" and found.grid is None):
         has = f"teacher {spec.name!r} of store {store.root} has only {', '.join(spec.levels)}"
-        remedy = f"extract a teacher with level {level!r} under another name, or leave objective {objective!r} out"
+        remedy = f"list {level!r} in `levels` of a teacher of another name and run `stillhouse extract`"
         raise UsageError(f"objective {objective!r} needs level {level!r}; {has}", hint=remedy)
     return found
 

@@ -13,7 +13,7 @@ from stillhouse.core.config import load_config
 from stillhouse.core.errors import ResourceError
 from stillhouse.pipeline import Ledger, PipelineConfig
 from stillhouse.stage1_extract import ingest, teachers
-from stillhouse.stage1_extract.testing import tiny_images, tiny_teacher
+from stillhouse.stage1_extract.testing import TINY_VIT_ARGS, tiny_images, tiny_teacher
 from stillhouse.storage.seal import latest_seal
 from stillhouse.testing import Ended, run_here
 
@@ -147,6 +147,20 @@ def test_two_teachers_at_once(own: Path, pipeline: Path) -> None:
     assert (own / "eval" / "teacher-second.json").exists()
     unknown = run_here("run", pipeline, f"out={own}", both, "distill.teachers={third: {}}")
     assert refused(unknown).endswith("distill.teachers 'third' is not in `teachers`: tiny, second")
+
+
+def test_soft_and_hard_labels_alone(own: Path, pipeline: Path) -> None:
+    """The conventional baseline from a teacher's own classifier to the report, which then has no patch maps to show."""
+    fields = {"levels": ["cls", "logits"], "model_args": {**TINY_VIT_ARGS, "num_classes": 3}}
+    scorer = tiny_teacher(pipeline.parent / "weights", "scorer", seed=2, **fields)
+    teachers = f"teachers={json.dumps([scorer.model_dump(mode='json', exclude_defaults=True)])}"
+    labels = ["distill.teacher=scorer", "distill.objectives={ce: 1, kl: 1}", "distill.name=labels"]
+    ended = run_here("run", pipeline, f"out={own}", teachers, *labels)
+    assert ended.status == 0, ended.err
+    lines = (own / "students" / "labels-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]).keys() == {"step", "lr", "wait_s", "ce", "kl", "total"}
+    told = refused(run_here("distill", pipeline, f"out={own}", teachers, *labels[:1], "distill.name=tokens"))
+    assert "objective 'feature' needs level 'patch'; teacher 'scorer' of store " in told
 
 
 # --- what is damaged or gone is made again ---------------------------------------------------------------------------
