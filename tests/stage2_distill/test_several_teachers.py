@@ -248,6 +248,8 @@ def test_a_run_names_all_its_teachers(taught_store: Store, tmp_path: Path) -> No
     assert reporter.lines == [f"distill student: {grids}"]
     card = json.loads((tmp_path / "both" / "student" / "card.json").read_text())
     assert card["teacher_specs"].keys() == card["teachers"].keys() == {"fine", "tiny"}
+    readme = (tmp_path / "both" / "student" / "README.md").read_text()
+    assert "distilled from fine and tiny" in readme
     line = json.loads((tmp_path / "both" / "metrics.jsonl").read_text().splitlines()[0])
     assert {"tiny.patch", "fine.feature"} < line.keys()
     alone = run(taught_store, tmp_path / "alone", teacher="tiny")[0]
