@@ -40,10 +40,11 @@ from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import Subject
 from stillhouse.stage1_extract.extract import undecided
 from stillhouse.stage2_distill.config import DistillConfig
+from stillhouse.stage2_distill.identity import MEANS
 from stillhouse.stage2_distill.loader import Loader, Pixels
 from stillhouse.stage2_distill.objectives import OBJECTIVES, Predictions, Targets
-from stillhouse.stage2_distill.run import MEANS
-from stillhouse.stage2_distill.targets import LevelTargets, build_targets, own_bases
+from stillhouse.stage2_distill.targets import LevelTargets, build_targets
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage import layout
 from stillhouse.storage.codecs import check_choice
@@ -99,8 +100,8 @@ class Study:
         probes = {**self._settings["eval"], **PROBES}
         self._eval = parse_config(EvalConfig, {**probes, "threads": options.threads}, where="eval")
         self._pixels: Cache = {}
-        whole = parse_config(DistillConfig, self._distill, where="distill").model_dump(mode="json", exclude=set(MEANS))
-        self.setup = config_digest([whole, probes])[:8]
+        whole = parse_config(DistillConfig, self._distill, where="distill").described()
+        self.setup = config_digest([{key: whole[key] for key in whole if key not in MEANS}, probes])[:8]
 
     @cached_property
     def store(self) -> Store:
@@ -131,8 +132,8 @@ class Study:
                 made = recode(store, self.source, parsed(run.choice), teacher)
             line |= {"bits": made.bits, "points": made.points}
         clock.lap("recode")
-        chosen = {**self._distill, "teacher": teacher, "seed": run.seed}
-        trainer = Trainer(parse_config(DistillConfig, chosen, where="distill"), store, store.teacher(teacher))
+        chosen = parse_config(DistillConfig, {**self._distill, "teacher": teacher, "seed": run.seed}, where="distill")
+        trainer = Trainer(chosen, store, taught_by(chosen, store))
         if run.choice != UNTRAINED:
             with self._loader(teacher, trainer) as loader:
                 train(trainer, loader)
@@ -160,7 +161,7 @@ class SharedPixels(Loader):
     """A loader that keeps rendered views in a dictionary given to it: they are the same for every student."""
 
     def __init__(self, pixels: Cache, store: Store, teacher: str, config: DistillConfig, image_size: int) -> None:
-        super().__init__(store, teacher, config, image_size)
+        super().__init__(store, {teacher: LEVELS}, config, image_size)
         self._cache = pixels
 
 
@@ -206,7 +207,7 @@ def exact_objective(trainer: Trainer, loader: Loader, store: Store, teacher: str
     what is in `teacher`. They are scaled as in training. What heads predict in a codec's basis is put into channels;
     components that the codec dropped are then at their mean.
     """
-    own = own_bases(trainer.config, {level: store.codec(teacher, level) for level in LEVELS})
+    own = trainer.losses[0].taught.bases
     trained, exact = {}, {}
     for level in LEVELS:
         scaled = store.statistics(teacher, level) if trainer.config.targets == "centred" else None
@@ -216,7 +217,9 @@ def exact_objective(trainer: Trainer, loader: Loader, store: Store, teacher: str
     seen, total, num = store.teacher(teacher).preprocessing, 0.0, 0
     trainer.student.eval()
     for batch in loader.epoch(store.spec.num_views - 1):
-        wanted = {level: exact[level](torch.from_numpy(batch.codes[level]).to(trainer.device)) for level in LEVELS}
+        wanted = {
+            level: exact[level](torch.from_numpy(batch.codes[source][level]).to(trainer.device)) for level in LEVELS
+        }
         made = _in_channels(trainer, trained, normalise(batch.pixels_BSSC, seen.mean, seen.std, trainer.device))
         pair = made, Targets(wanted["cls"][:, 0], wanted["patch"])
         total += len(batch.pairs) * sum(weight * float(OBJECTIVES[name](*pair)) for name, weight in weights.items())
@@ -226,10 +229,10 @@ def exact_objective(trainer: Trainer, loader: Loader, store: Store, teacher: str
 
 @torch.inference_mode()
 def _in_channels(trainer: Trainer, trained: Mapping[str, LevelTargets], x_BCHW: torch.Tensor) -> Predictions:
-    tokens = trainer.student(x_BCHW)
+    tokens, heads = trainer.student(x_BCHW), trainer.losses[0].heads
     return Predictions(
-        trained["cls"].in_channels(trainer.heads.apply_head("token", tokens.cls_BD)),
-        trained["patch"].in_channels(trainer.heads.apply_head("feature", tokens.patch_BTD)),
+        trained["cls"].in_channels(heads.apply_head("token", tokens.cls_BD)),
+        trained["patch"].in_channels(heads.apply_head("feature", tokens.patch_BTD)),
     )
 
 

@@ -22,6 +22,7 @@ from stillhouse.core.config import parse_config
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.decoders import build_decoder
 from stillhouse.stage2_distill.loader import Batch, Loader
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.store import Store
@@ -40,8 +41,9 @@ def plain(choice: str) -> str:
 
 def contestants(store: Store, settings: DistillConfig) -> dict[str, Callable[[int], int]]:
     """`store` and `ram`: each does a slice of steps and returns how many."""
-    trainer = Trainer(settings, store, store.teacher(str(settings.teacher)))
-    loader = Loader(store, str(settings.teacher), settings, trainer.student.image_size)
+    taught = taught_by(settings, store)
+    trainer = Trainer(settings, store, taught)
+    loader = Loader(store, {one.name: one.levels for one in taught}, settings, trainer.student.image_size)
     trainer.begin(loader.steps_per_epoch)
     for _ in itertools.chain.from_iterable(loader.epoch(epoch) for epoch in range(store.spec.num_views)):
         pass  # every view is rendered once
@@ -65,7 +67,8 @@ def _endless(loader: Loader) -> Iterator[Batch]:
 
 
 def _copy(batch: Batch) -> Batch:
-    return Batch(batch.pixels_BSSC.copy(), {level: codes.copy() for level, codes in batch.codes.items()}, batch.pairs)
+    codes = {teacher: {level: each.copy() for level, each in levels.items()} for teacher, levels in batch.codes.items()}
+    return Batch(batch.pixels_BSSC.copy(), codes, batch.pairs)
 
 
 def decode_rates(store: Store, source: str, bars: Bars) -> dict[str, dict[str, float]]:

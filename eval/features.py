@@ -15,6 +15,7 @@ from stillhouse.core.encoders import normalise, pick_device
 from stillhouse.core.errors import UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.storage.decode import decode
+from stillhouse.storage.labels import classes_in
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import center_params, render
 
@@ -42,8 +43,7 @@ class LabelledRows:
 
 def classes_of(store: Store) -> tuple[str, ...]:
     """All labels in the store, sorted; their positions are the class numbers."""
-    blocks = range(len(store.plan.blocks))
-    return tuple(sorted({label for b in blocks for label in store.samples(b).labels() if label is not None}))
+    return classes_in(store, range(len(store.plan.blocks)))
 
 
 def labelled_rows(store: Store, split: str) -> LabelledRows:

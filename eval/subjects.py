@@ -7,8 +7,10 @@ from typing import Any
 import timm
 import torch
 
+from stillhouse.core.checkpoints import load_weights, read_weights
 from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, create_timm, weights_sha256
 from stillhouse.core.errors import MissingError, SpecMismatchError
+from stillhouse.core.factories import is_factory
 from stillhouse.storage.signed_json import read_json
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 
@@ -28,7 +30,7 @@ class Subject:
 
 def teacher_subject(config: EncoderConfig, spec: TeacherSpec) -> Subject:
     """The live teacher of a store; SpecMismatchError when these weights are not the ones that filled it."""
-    encoder = build_encoder(config, image_size=spec.preprocessing.size)
+    encoder = build_encoder(config, image_size=spec.preprocessing.size, classifier="logits" in spec.levels)
     found = weights_sha256(encoder)
     if found != spec.weights_sha256:
         message = f"teacher {spec.name!r}: weights {found[:12]}, the store was filled by {spec.weights_sha256[:12]}"
@@ -37,9 +39,13 @@ def teacher_subject(config: EncoderConfig, spec: TeacherSpec) -> Subject:
 
 
 def exported_student(folder: Path, name: str) -> Subject:
-    """An exported student folder, opened as anyone would open it: by timm."""
+    """An exported student folder, opened as anyone would open it: by timm, or by the factory that its model is from."""
     config = _timm_config(folder)
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    if is_factory(config["architecture"]):
+        model = create_timm(config["architecture"], **config["model_args"])
+        load_weights(model, read_weights(folder / "model.safetensors"), str(folder))
+    else:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return _subject(name, Encoder(model, config["architecture"]).eval().requires_grad_(False), config)
 
 

@@ -4,18 +4,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from PIL import Image
 
 from stillhouse.core.encoders import create_timm, default_statistics, weights_sha256
 from stillhouse.core.events import Reporter
+from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.decode import encode_png
-from stillhouse.storage.specs import Preprocessing
+from stillhouse.storage.seal import seal
+from stillhouse.storage.specs import LevelSpec, Preprocessing
 from stillhouse.storage.store import Store
+from stillhouse.storage.writer import commit_codecs, commit_features
 
 from .config import ExtractConfig, IngestConfig, TeacherConfig
-from .extract import extract
+from .extract import channel_statistics, extract
 from .ingest import ingest
 from .policies import ViewPolicyConfig
 from .sources import FolderSource
@@ -77,6 +81,37 @@ def tiny_store(folder: Path, source: Path | None = None) -> Store:
     store = Store.open(folder / "store")
     extract(store, tiny_teacher(folder / "weights"), ExtractConfig(device="cpu"), reporter)
     return store
+
+
+def taught_store(folder: Path) -> Store:
+    """`tiny_store` with two more teachers: `fine` on a grid of 8 x 8, and `scorer` with levels cls and logits (3 classes)."""
+    store = tiny_store(folder)
+    args = {**TINY_VIT_ARGS, "patch_size": 4, "embed_dim": 24}
+    fine = tiny_teacher(folder / "weights", "fine", seed=1, model_args=args, mean=(0.4, 0.4, 0.4))
+    extract(store, fine, ExtractConfig(device="cpu"), Reporter(quiet=True))
+    _add_scorer(store)
+    seal(store)
+    return Store.open(store.root)
+
+
+def _add_scorer(store: Store) -> None:
+    """A teacher whose scores are a function of the class tokens of `tiny`."""
+    classifier = np.random.Generator(np.random.PCG64(0)).normal(size=(48, 3)).astype(np.float32)
+
+    def tokens(view: int, block: int) -> dict[str, npt.NDArray[np.float32]]:
+        cls = store.codec("tiny", "cls").decode(store.features("tiny", "cls").read(view, block))
+        return {"cls": cls, "logits": cls @ classifier}
+
+    levels = {"cls": LevelSpec(num_tokens=1, dim=48), "logits": LevelSpec(num_tokens=1, dim=3)}
+    spec = store.teacher("tiny").model_copy(update={"name": "scorer", "levels": levels})
+    store.add_teacher(spec)
+    codecs = {level: fit_codec("fp16", found) for level, found in tokens(0, 0).items()}
+    statistics = {level: channel_statistics(found) for level, found in tokens(0, 0).items()}
+    commit_codecs(store, spec, codecs, statistics, {"fitted_on": {"block": 0, "view": 0}})
+    for block in range(len(store.plan.blocks)):
+        for view in range(store.spec.num_views):
+            codes = {level: codecs[level].encode(found) for level, found in tokens(view, block).items()}
+            commit_features(store, spec.name, view, block, codes, store.good_rows(block), {})
 
 
 class Stop(Exception):

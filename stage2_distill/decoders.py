@@ -186,22 +186,37 @@ def build_decoder(codec: Codec, device: torch.device) -> Decoder:
     return DECODERS[codec.name](codec.arrays(), device)
 
 
+NEAR_DEAD = 0.01
+"""Of the root mean square of all deviations: a channel that varies less is divided by that much, not blown up to size 1."""
+
+
 class TargetScaling:
-    """Targets as the loss sees them: minus the mean of each channel, over one scalar for all channels.
+    """Targets as the loss sees them: minus the mean of each channel, over one scalar for all channels or each channel's own.
 
     One scalar keeps the directions of the features and their relative sizes; only the size of the loss changes.
 
     Args:
         mean_D, std_D: of each channel, float32 [D].
+        per_channel: over the deviation of each channel, at least NEAR_DEAD times the scalar.
     """
 
-    def __init__(self, mean_D: npt.NDArray[np.float32], std_D: npt.NDArray[np.float32], device: torch.device) -> None:
+    def __init__(
+        self,
+        mean_D: npt.NDArray[np.float32],
+        std_D: npt.NDArray[np.float32],
+        device: torch.device,
+        *,
+        per_channel: bool = False,
+    ) -> None:
         self._mean = torch.from_numpy(mean_D.copy()).to(device)
-        self._inverse = float(1.0 / max(float(np.sqrt(np.mean(std_D.astype(np.float64) ** 2))), 1e-12))
+        whole = max(float(np.sqrt(np.mean(std_D.astype(np.float64) ** 2))), 1e-12)
+        floored = (1.0 / np.maximum(std_D.astype(np.float64), NEAR_DEAD * whole)).astype(np.float32)
+        self._inverse: float | Tensor = torch.from_numpy(floored).to(device) if per_channel else 1.0 / whole
         self._memory = Memory()
 
     def within(self, basis: Basis) -> "TargetScaling":
-        """The same scaling for values of `basis`: what it makes of their tokens, on the axes."""
+        """The same scaling for values of `basis`: what one by a scalar makes of their tokens, on the axes."""
+        assert isinstance(self._inverse, float)
         found = copy.copy(self)
         found._mean, found._memory = basis.values(self._mean), Memory()
         return found

@@ -2,7 +2,16 @@
 
 from torch import Tensor, nn
 
-OF_OBJECTIVE = {"token": ("token",), "feature": ("token", "feature"), "patch": ("patch",)}
+OF_OBJECTIVE = {
+    "token": ("token",),
+    "feature": ("token", "feature"),
+    "patch": ("patch",),
+    "theia": ("feature",),
+    "radio_patch": ("feature",),
+    "radio_summary": ("token",),
+    "kl": ("logits",),
+    "ce": ("logits",),
+}
 """The heads that each objective reads: the feature term sends cls through the token head."""
 
 
@@ -17,14 +26,30 @@ class Head(nn.Sequential):
 
 
 class Heads(nn.ModuleDict):
-    """Three separate heads: `token` for cls, `feature` for seen patches, `patch` for hidden ones."""
+    """Separate heads: `token` for cls, `feature` for seen patches, `patch` for hidden ones, `logits` a linear classifier.
+
+    Args:
+        num_classes: of the classifier on cls, None without one.
+    """
 
     def __init__(
-        self, *, student_cls: int, student_patch: int, teacher_cls: int, teacher_patch: int, masked: bool
+        self,
+        *,
+        student_cls: int,
+        student_patch: int,
+        teacher_cls: int,
+        teacher_patch: int,
+        masked: bool,
+        num_classes: int | None = None,
     ) -> None:
-        heads = {"token": Head(student_cls, teacher_cls), "feature": Head(student_patch, teacher_patch)}
+        heads: dict[str, nn.Module] = {
+            "token": Head(student_cls, teacher_cls),
+            "feature": Head(student_patch, teacher_patch),
+        }
         if masked:
             heads["patch"] = Head(student_patch, teacher_patch)
+        if num_classes is not None:
+            heads["logits"] = nn.Linear(student_cls, num_classes)
         super().__init__(heads)
 
     def apply_head(self, name: str, tokens: Tensor) -> Tensor:

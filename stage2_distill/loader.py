@@ -8,7 +8,7 @@ Legend: B batch, T tokens, C codes a token, S side of the student's input.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,38 +18,66 @@ import numpy.typing as npt
 
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.storage.decode import decode
+from stillhouse.storage.features import Features
 from stillhouse.storage.features import Window as CodeWindow
+from stillhouse.storage.labels import block_classes
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import render
 
 from .config import DistillConfig
-from .order import Window, epoch_windows, num_steps, view_of
+from .order import Window, epoch_windows, num_steps, views_of
 
 READ_AHEAD = 4
 
 Pixels = npt.NDArray[np.uint8]
 Codes = npt.NDArray[Any]
-_Codes = Mapping[str, CodeWindow]
+Level = tuple[str, str]
+"""(teacher, level)"""
+_Codes = Mapping[Level, CodeWindow]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """uint8 pixels [B, S, S, 3], codes per level [B, T, C], and which (block, row) they are, int64 [B, 2]."""
+    """uint8 pixels [B, S, S, 3], codes by teacher and level [B, T, C], which (block, row) they are, int64 [B, 2].
+
+    label_B are class numbers, int64, when they are asked for.
+    """
 
     pixels_BSSC: Pixels
-    codes: Mapping[str, Codes]
+    codes: Mapping[str, Mapping[str, Codes]]
     pairs: npt.NDArray[np.int64]
+    label_B: npt.NDArray[np.int64] | None = None
 
 
 class Loader:
-    """Batches of one store, teacher and student input size. Use as a context manager: it owns threads."""
+    """Batches of one store for one student's input size. Use as a context manager: it owns threads.
 
-    def __init__(self, store: Store, teacher: str, config: DistillConfig, image_size: int) -> None:
-        self._store, self._teacher, self._config, self._size = store, teacher, config, image_size
-        self._features = {level: store.features(teacher, level) for level in store.teacher(teacher).levels}
+    Args:
+        levels: teacher -> the levels to read.
+        classes: labels in the order of their numbers; empty: labels are not read.
+
+    Raises:
+        UsageError: fewer views than `repeats`, or a sample without the label that is asked for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        levels: Mapping[str, Collection[str]],
+        config: DistillConfig,
+        image_size: int,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self._store, self._config, self._size = store, config, image_size
+        views_of(0, store.spec.num_views, config.repeats)
+        self._features = {
+            teacher: {level: store.features(teacher, level) for level in names} for teacher, names in levels.items()
+        }
         self._blocks = store.plan.blocks_of(TRAIN)
         self.num_rows = sum(len(store.good_rows(block)) for block in self._blocks)
+        number = {label: place for place, label in enumerate(classes)}
+        self._classes = {block: block_classes(store, block, number) for block in self._blocks} if classes else {}
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
         self._pool = ThreadPoolExecutor(config.threads, "loader")
         self._reader = ThreadPoolExecutor(1, "windows")
@@ -66,28 +94,29 @@ class Loader:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on: what an undisturbed run would see there."""
-        view = view_of(epoch, self._store.spec.num_views)
         windows = epoch_windows(
             self._blocks,
             self._store.good_rows,
             seed=self._config.seed,
             epoch=epoch,
             window_blocks=self._config.window_blocks,
+            views=views_of(epoch, self._store.spec.num_views, self._config.repeats),
+            most=self.num_rows,
         )
         waiting: deque[Future[Batch]] = deque()
-        for pieces in self._batches(windows, view, start):
-            waiting.append(self._pool.submit(self._make, view, pieces))
+        for pieces in self._batches(windows, start):
+            waiting.append(self._pool.submit(self._make, pieces))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def _batches(self, windows: Iterator[Window], view: int, start: int) -> Iterator[list["_Piece"]]:
+    def _batches(self, windows: Iterator[Window], start: int) -> Iterator[list["_Piece"]]:
         """The rows of each batch as pieces of the windows they come from; a batch may span two windows."""
         batch, step, first_needed = self._config.batch, 0, start * self._config.batch
         pieces: list[_Piece] = []
         have = seen = 0
-        for window, codes in self._ahead(windows, view, first_needed):
+        for window, codes in self._ahead(windows, first_needed):
             if codes is None:
                 have = (have + len(window.pairs)) % batch
                 seen += len(window.pairs)
@@ -104,34 +133,49 @@ class Loader:
                         yield pieces
                     pieces, have, step = [], 0, step + 1
 
-    def _ahead(
-        self, windows: Iterator[Window], view: int, first_needed: int
-    ) -> Iterator[tuple[Window, "Future[_Codes] | None"]]:
+    def _ahead(self, windows: Iterator[Window], first_needed: int) -> Iterator[tuple[Window, "Future[_Codes] | None"]]:
         """Windows and their codes, the next one's being read while one is used; None: all before the first row needed."""
         seen, waiting = 0, deque[tuple[Window, Future[_Codes] | None]]()
         for window in windows:
             seen += len(window.pairs)
             needed = seen > first_needed
-            waiting.append((window, self._reader.submit(self._window_codes, window, view) if needed else None))
+            waiting.append((window, self._reader.submit(self._window_codes, window) if needed else None))
             if len(waiting) > 1:
                 yield waiting.popleft()
         yield from waiting
 
-    def _window_codes(self, window: Window, view: int) -> "_Codes":
-        return {level: features.window(view, window.blocks) for level, features in self._features.items()}
+    def _window_codes(self, window: Window) -> "_Codes":
+        num = sum(len(self._store.good_rows(block)) for block in window.blocks)
 
-    def _make(self, view: int, pieces: list["_Piece"]) -> Batch:
+        def every_view(features: Features) -> CodeWindow:
+            out = features.buffer(num * len(window.views))
+            for turn, view in enumerate(window.views):
+                features.window(view, window.blocks, out[turn * num : (turn + 1) * num])
+            return CodeWindow(features, out)
+
+        return {
+            (teacher, level): every_view(features)
+            for teacher, levels in self._features.items()
+            for level, features in levels.items()
+        }
+
+    def _make(self, pieces: list["_Piece"]) -> Batch:
         pairs = np.concatenate([piece.window.pairs[piece.start : piece.stop] for piece in pieces])
-        codes = {}
-        for level, features in self._features.items():
-            out, filled = features.buffer(len(pairs)), 0
-            for piece in pieces:
-                places = piece.window.places[piece.start : piece.stop]
-                piece.codes.result()[level].take(places, out[filled : filled + len(places)])
-                filled += len(places)
-            codes[level] = features.codes(out)
-        pixels = np.stack([self._pixels(view, int(block), int(row)) for block, row in pairs])
-        return Batch(pixels, codes, pairs)
+        views = np.concatenate([piece.window.views_n[piece.start : piece.stop] for piece in pieces])
+        codes: dict[str, dict[str, Codes]] = {}
+        for teacher, levels in self._features.items():
+            codes[teacher] = {}
+            for level, features in levels.items():
+                out, filled = features.buffer(len(pairs)), 0
+                for piece in pieces:
+                    places = piece.window.places[piece.start : piece.stop]
+                    piece.codes.result()[teacher, level].take(places, out[filled : filled + len(places)])
+                    filled += len(places)
+                codes[teacher][level] = features.codes(out)
+        seen = zip(views.tolist(), pairs.tolist(), strict=True)
+        pixels = np.stack([self._pixels(view, block, row) for view, (block, row) in seen])
+        label_B = np.array([self._classes[b][r] for b, r in pairs.tolist()], np.int64) if self._classes else None
+        return Batch(pixels, codes, pairs, label_B)
 
     def _pixels(self, view: int, block: int, row: int) -> Pixels:
         """uint8 [S, S, 3] of one view at the student's size."""

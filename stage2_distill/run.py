@@ -3,36 +3,34 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field
 
 from stillhouse.core.config import Config, parse_config
-from stillhouse.core.errors import CorruptError, SpecMismatchError, UsageError
+from stillhouse.core.errors import CorruptError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.core.licences import missing_notice
 from stillhouse.core.stops import stops_wait
 from stillhouse.storage.disk import only_process_in, replace_file
-from stillhouse.storage.seal import Seal, content_digest, latest_seal
+from stillhouse.storage.seal import latest_seal
 from stillhouse.storage.signed_json import canonical_json, read_json
-from stillhouse.storage.specs import TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
 
 from .checkpoint import load_checkpoint, save_checkpoint, truncate_jsonl
 from .config import DistillConfig
 from .export.mask_token import save_mask_token
 from .export.timm import export_student, is_whole, timm_config
+from .identity import identity_of, require_same
 from .loader import Batch, Loader
 from .metrics import MetricsLog
-from .targets import own_bases
+from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
 from .trainer import Trainer
 
 RESULT = "result.json"
 STUDENT = "student"
-MEANS = frozenset({"device", "threads", "pixel_cache_mb", "checkpoint_steps", "log_steps"})
-"""Settings that may differ when a run goes on or is found finished."""
 
 
 class DistillResult(Config):
@@ -44,8 +42,9 @@ class DistillResult(Config):
     store_sha256: str
     """Content digest of the store as it was then sealed."""
     trained_on_sha256: str
-    """Content digest of what was read from it: images, views and the features of one teacher."""
+    """Content digest of what was read from it: images, views and the features of its teachers."""
     teacher: str
+    """The only one, or the one that weighs most."""
     num_steps: int
     num_parameters: int
     image_size: int
@@ -56,9 +55,14 @@ class DistillResult(Config):
     student: str
     """Folder of the exported student, relative to the run's."""
     bases: dict[str, str] = Field(default_factory=dict)
-    """level -> codec in whose own basis its heads predicted; levels that are not here: in the teacher's channels."""
+    """level -> codec in whose own basis its heads predicted; levels that are not here: in the teacher's channels.
+
+    Of several teachers: teacher/level.
+    """
     mask_token_sha256: str = ""
     """Of the file with the mask token; "": none was kept."""
+    teachers: dict[str, float] = Field(default_factory=dict)
+    """Where there were several: the weight of each."""
 
 
 def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporter) -> tuple[DistillResult, bool]:
@@ -69,18 +73,14 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         SpecMismatchError: `folder` holds a run of another config or on other features.
         BusyError: another process is training in `folder`.
     """
-    spec = _pick_teacher(store, config.teacher)
     sealed = latest_seal(store.root)
-    if sealed is None:
+    if sealed is None and store.teachers():
         raise UsageError(
             f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
-    identity = {
-        "config": config.model_dump(mode="json"),
-        "trained_on_sha256": _trained_on(sealed, spec.name),
-        "teacher": spec.name,
-        "bases": own_bases(config, {level: store.codec(spec.name, level) for level in spec.levels}),
-    }
+    taught = taught_by(config, store)  # which refuses a store without teachers
+    assert sealed is not None
+    identity = identity_of(config, taught, sealed)
     finished = _finished(folder, identity, reporter)
     if finished is not None:
         return finished, False
@@ -88,10 +88,14 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
         finished = _finished(folder, identity, Reporter(quiet=True))  # by another process, just before we were alone
         if finished is not None:
             return finished, False
-        if missing := missing_notice(spec.name, spec.licence, spec.notice):
-            reporter.say(f"distill {config.name}: {missing}; `stillhouse export` will ask for it")
-        trainer = Trainer(config, store, spec)
-        with Loader(store, spec.name, config, trainer.student.image_size) as loader:
+        for one in taught:
+            if missing := missing_notice(one.name, one.spec.licence, one.spec.notice):
+                reporter.say(f"distill {config.name}: {missing}; `stillhouse export` will ask for it")
+        trainer = Trainer(config, store, taught)
+        for line in grid_lines(trainer.student.grid, taught):
+            reporter.say(f"distill {config.name}: {line}")
+        levels = {one.name: one.levels for one in taught}
+        with Loader(store, levels, config, trainer.student.image_size, classes_for(taught)) as loader:
             if loader.steps_per_epoch == 0:
                 message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
                 raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
@@ -99,7 +103,7 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
             _resume(trainer, folder, identity, reporter)
             with _Checkpoints(trainer, folder / "checkpoints", identity) as checkpoints:
                 seconds = _train(trainer, loader, folder, checkpoints, reporter)
-                result = _finish(trainer, spec, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
+                result = _finish(trainer, taught, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
     return result, True
 
 
@@ -161,26 +165,6 @@ def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:
         yield from loader.epoch(epoch, start=start)
 
 
-def _trained_on(sealed: Seal, teacher: str) -> str:
-    """Digest of what a student of `teacher` is trained on; another teacher in the store does not change it."""
-    folders = ("images/", "index/", "views/", f"features/{teacher}/")
-    return content_digest([entry for entry in sealed.objects if entry.path.startswith(folders)])
-
-
-def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
-    if name is not None:
-        return store.teacher(name)
-    teachers = store.teachers()
-    if not teachers:
-        raise UsageError(f"store {store.root} has no features yet", hint="run `stillhouse extract` first")
-    if len(teachers) > 1:
-        known = ", ".join(teacher.name for teacher in teachers)
-        raise UsageError(
-            f"store {store.root} has {len(teachers)} teachers ({known})", hint="name one as distill.teacher"
-        )
-    return teachers[0]
-
-
 def finished_run(folder: Path) -> DistillResult:
     """The result of a run that is finished; UsageError when it is not."""
     result = _read_result(folder)
@@ -203,37 +187,12 @@ def _finished(folder: Path, identity: dict[str, Any], reporter: Reporter) -> Dis
     result = _read_result(folder)
     if result is None:
         return None
-    _require_same(
-        folder,
-        {
-            "config": result.config,
-            "trained_on_sha256": result.trained_on_sha256,
-            "teacher": result.teacher,
-            "bases": result.bases,
-        },
-        identity,
-    )
+    stored = {"config": result.config, "trained_on_sha256": result.trained_on_sha256, "teacher": result.teacher}
+    require_same(folder, stored | {"bases": result.bases, "teachers": result.teachers}, identity)
     if not is_whole(folder / result.student, result.weights_sha256):
         reporter.say(f"distill {result.name}: {folder / result.student} is damaged or gone, and is made again")
         return None
     return result
-
-
-def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    differences = list(spec_differences(_without_means(stored), _without_means(asked)))
-    if differences:
-        message = f"run {folder} was made with another setting: {'; '.join(differences)}"
-        raise SpecMismatchError(message, hint="name the new run otherwise (distill.name), or remove the folder")
-
-
-def _without_means(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without the settings that say how a run goes, not what comes out of it.
-
-    Teacher and bases stand in it as they were found, however the config asked. Before there were bases, heads predicted
-    in channels.
-    """
-    config = {name: value for name, value in identity["config"].items() if name not in MEANS | {"teacher", "basis"}}
-    return {"bases": {}, **identity, "config": config}
 
 
 def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: Reporter) -> None:
@@ -241,18 +200,20 @@ def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: 
     for path in damaged:
         reporter.say(f"checkpoint {path} is damaged and not used")
     if found is not None:
-        _require_same(folder, found.facts["identity"], identity)
+        require_same(folder, found.facts["identity"], identity)
         trainer.restore(found)
         reporter.say(f"distill {trainer.config.name}: going on from step {trainer.step:,} of {trainer.num_steps:,}")
     truncate_jsonl(folder / "metrics.jsonl", trainer.step)
 
 
 def _finish(
-    trainer: Trainer, spec: TeacherSpec, folder: Path, identity: dict[str, Any], seconds: float
+    trainer: Trainer, taught: Sequence[Taught], folder: Path, identity: dict[str, Any], seconds: float
 ) -> DistillResult:
     """Export the student, then write the result, whose presence says that the run is finished."""
-    config = trainer.config
+    config, spec = trainer.config, lead_of(taught).spec
     card = {**identity, "teacher_spec": spec.model_dump(mode="json"), "num_steps": trainer.num_steps}
+    if len(taught) > 1:
+        card["teacher_specs"] = {one.name: one.spec.model_dump(mode="json") for one in taught}
     described = timm_config(trainer.student, spec.preprocessing.mean, spec.preprocessing.std)
     sha256 = export_student(folder / STUDENT, trainer.student_weights(), described, card)
     if config.ema > 0:
@@ -275,6 +236,7 @@ def _finish(
         student=STUDENT,
         bases=identity["bases"],
         mask_token_sha256=save_mask_token(folder, getattr(trainer.student, "mask_token", None)),
+        teachers=identity["teachers"],
     )
     replace_file(folder / RESULT, canonical_json(result.model_dump(mode="json")))
     return result

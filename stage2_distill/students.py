@@ -1,4 +1,4 @@
-"""Students: timm models from scratch, ViTs with a mask token and a patch grid that is the teacher's.
+"""Students: models from scratch, ViTs with a mask token and, unless a size is given, the patch grid of the teacher.
 
 Legend: B batch, M masked samples (the first ones), T patches, D width.
 """
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from stillhouse.core.errors import UsageError
 from stillhouse.storage.specs import LevelSpec
 
 from .config import StudentConfig
+from .grids import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,28 @@ class StudentTokens:
 class Student(nn.Module):
     """An encoder being trained, with the mask token that only training needs."""
 
-    def __init__(self, encoder: Encoder, image_size: int, dims: tuple[int, int], config: StudentConfig) -> None:
+    def __init__(
+        self, encoder: Encoder, image_size: int, dims: tuple[int, int], config: StudentConfig, grid: Grid
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.image_size = image_size
         self.cls_dim, self.patch_dim = dims
+        self.grid = grid
         self.config = config
         if self.can_mask:
             self.mask_token = nn.Parameter(torch.zeros(1, dims[1]))  # two axes: it is decayed, as Proteus does
+            if config.mask_token_std > 0:
+                nn.init.normal_(self.mask_token, std=config.mask_token_std)
 
     @property
     def can_mask(self) -> bool:
-        """Only plain ViTs have patches that can be hidden one by one between patch and position embedding."""
-        return isinstance(self.encoder.model, VisionTransformer)
+        """Only plain ViTs have patches that can be hidden one by one between patch and position embedding.
+
+        Not a hybrid: what its convolutions make of a patch, its neighbours have seen too.
+        """
+        model = self.encoder.model
+        return isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
 
     def forward(self, x_BCHW: Tensor, mask_MT: Tensor | None = None) -> StudentTokens:
         """Tokens of all samples, and of the first M again with `mask_MT` patches hidden.
@@ -70,36 +81,43 @@ class Student(nn.Module):
         return normed
 
 
-def build_student(config: StudentConfig, target: LevelSpec, *, view_size: int) -> Student:
-    """A student from scratch whose patch grid is that of the teacher's `patch` level.
+def build_student(config: StudentConfig, target: LevelSpec | None, *, view_size: int) -> Student:
+    """A student from scratch.
+
+    Args:
+        target: the teacher's patches; a ViT without an `image_size` is built for the pixels that give it their grid.
+        view_size: pixels a side of the views, which any other student takes.
 
     Raises:
-        UsageError: unknown model, or its grid at `image_size` is not the teacher's.
+        UsageError: unknown model, or arguments that it does not take.
     """
-    assert target.grid is not None
     args: dict[str, Any] = {"num_classes": 0, **config.model_args}
     probe = create_timm(config.model, **args)
-    vit = Encoder(probe, config.model).is_vit
-    if vit:
+    grid, size = None if target is None else target.grid, config.image_size or view_size
+    if Encoder(probe, config.model).is_vit and hasattr(probe, "patch_embed"):
         if config.layer_scale is not None:
             args.setdefault("init_values", config.layer_scale)
-        rows, columns = probe.patch_embed.patch_size
-        height, width = target.grid[0] * rows, target.grid[1] * columns
-        size = config.image_size or height
-        args["img_size"] = (size, size) if config.image_size else (height, width)
+        if config.image_size is None and grid is not None:
+            rows, columns = probe.patch_embed.feat_ratio(as_scalar=False)
+            size = grid[0] * rows
+            args["img_size"] = (size, grid[1] * columns)
+        else:
+            args["img_size"] = (size, size)
         probe = create_timm(config.model, **args)
-    else:
-        size = config.image_size or view_size
     encoder = Encoder(probe, config.model)
-    with torch.inference_mode():
-        tokens = encoder.eval()(torch.zeros(1, 3, size, size))
-    if tokens.grid != target.grid:
-        message = (
-            f"student {config.model} at {size} pixels has a {_by(tokens.grid)} grid, the teacher {_by(target.grid)}"
-        )
-        raise UsageError(message, hint="change distill.student.image_size or its patch_size in model_args")
-    return Student(encoder.train(), size, (tokens.cls_BD.shape[1], tokens.patch_BTD.shape[2]), config)
-
-
-def _by(grid: tuple[int, int]) -> str:
-    return f"{grid[0]}x{grid[1]}"
+    try:
+        with torch.inference_mode():
+            tokens = encoder.eval()(torch.zeros(1, 3, size, size))
+    except (
+        AssertionError,
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # whatever a model is made of
+        message = f"student {config.model} at {size} pixels gives no map of tokens: {' '.join(str(error).split())}"
+        raise UsageError(
+            message, hint="set distill.student.image_size to one that it takes, or choose another"
+        ) from error
+    dims = (tokens.cls_BD.shape[1], tokens.patch_BTD.shape[2])
+    return Student(encoder.train(), size, dims, config, tokens.grid)

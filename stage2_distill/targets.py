@@ -6,7 +6,7 @@ of the decode goes away, and heads are as narrow as the codes: [student width, K
 Legend: B batch, T tokens, C codes a token, D teacher width, K values a token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from stillhouse.storage.codecs import Codec
 
-from .config import DistillConfig
 from .decoders import Basis, Decoder, TargetScaling, build_decoder
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, OF_CLASSES
+from .phi_s import Turned
 
 Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 """(mean, std) of each channel, float32 [D]."""
@@ -68,27 +68,48 @@ class LevelTargets:
         return predicted if self.channels is None else self.channels.tokens(predicted)
 
 
-def own_bases(config: DistillConfig, codecs: Mapping[str, Codec]) -> dict[str, str]:
+def own_bases(
+    objectives: Collection[str], codecs: Mapping[str, Codec], *, targets: str = "raw", basis: str = "auto"
+) -> dict[str, str]:
     """level -> codec, for the levels whose heads predict in the basis of their codec; the others are not in it.
 
-    With `basis: auto` those whose codec has one, if every objective in use gives the same loss in any.
+    With `basis: auto` those whose codec has one, if every objective in use gives the same loss in any and the targets are
+    not bound to channels of their own.
     """
-    used = [OBJECTIVES[name] for name, weight in config.objectives.items() if weight > 0]
-    if config.basis == "channels" or not all(objective.in_any_basis for objective in used):
+    used = [OBJECTIVES[name] for name in objectives if name not in OF_CLASSES]
+    anywhere = targets in ("raw", "centred") and all(objective.in_any_basis for objective in used)
+    if basis == "channels" or not used or not anywhere:
         return {}
     bases = {level: build_decoder(codec, _CPU).basis for level, codec in codecs.items()}
     return {level: codecs[level].name for level, basis in bases.items() if basis is not None and basis.is_orthonormal}
 
 
 def build_targets(
-    codec: Codec, device: torch.device, statistics: Statistics | None, *, own_basis: bool
+    codec: Codec,
+    device: torch.device,
+    statistics: Statistics | None,
+    *,
+    own_basis: bool,
+    per_channel: bool = False,
 ) -> LevelTargets:
     """Targets of one level on `device`.
 
     Args:
-        statistics: for `targets: centred`; None: raw.
+        statistics: for `targets: centred` and `standardised`; None: raw.
         own_basis: in the basis of the codec, which has one.
+        per_channel: `standardised`.
     """
     decoder = build_decoder(codec, device)
-    scaling = None if statistics is None else TargetScaling(*statistics, device)
+    scaling = None if statistics is None else TargetScaling(*statistics, device, per_channel=per_channel)
     return LevelTargets.of_values(decoder, scaling) if own_basis else LevelTargets(decoder, scaling, codec.dim)
+
+
+def turned_targets(codec: Codec, device: torch.device, turned: Turned) -> LevelTargets:
+    """Targets of `phi_s`: its map and the codec's last step are one matrix product."""
+    decoder = build_decoder(codec, device)
+    matrix_DD, shift_D = (torch.from_numpy(part).to(device) for part in (turned.matrix_DD, turned.shift_D))
+    if decoder.basis is None:
+        return LevelTargets(Decoder(decoder.values, Basis(matrix_DD, shift_D)), None, codec.dim)
+    axes_KD, mean_D = decoder.basis.axes_KD, decoder.basis.mean_D
+    shift_D = shift_D if mean_D is None else shift_D + mean_D @ matrix_DD
+    return LevelTargets(Decoder(decoder.values, Basis(axes_KD @ matrix_DD, shift_D)), None, codec.dim)

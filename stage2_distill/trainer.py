@@ -4,7 +4,7 @@ Legend: B batch, M masked samples, T patches, D width of the targets.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,61 +14,63 @@ from torch import Tensor, nn
 from stillhouse.core import rng
 from stillhouse.core.encoders import normalise, pick_device
 from stillhouse.core.errors import ResourceError, UsageError
-from stillhouse.storage.specs import TeacherSpec
 from stillhouse.storage.store import Store
 
 from .checkpoint import Checkpoint
 from .config import DistillConfig
-from .heads import Heads
 from .loader import Batch
+from .losses import TeacherLoss
 from .masking import draw_masks
-from .objectives import OBJECTIVES, Predictions, Targets
+from .phi_s import Turned
 from .schedule import lr_at
 from .students import build_student
-from .targets import build_targets, own_bases
+from .teachers import Taught, lead_of
 
 LR_BATCH = 512
 """The batch that `lr` is given for."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def device_for(config: DistillConfig) -> torch.device:
+    """Where a run trains; UsageError when its precision cannot be had there."""
+    device = pick_device(config.device)
+    if config.precision == "fp16" and device.type != "cuda":
+        message = f"precision fp16 scales gradients on a GPU, and this run is on device {device.type}"
+        raise UsageError(message, hint="set distill.precision: fp32 or bf16, or distill.device: cuda")
+    return device
 
 
 class Trainer:
-    """Student, heads, optimiser and average, advanced by `train_step`."""
+    """Student, heads, optimiser and average, advanced by `train_step`.
 
-    def __init__(self, config: DistillConfig, store: Store, teacher: TeacherSpec) -> None:
-        self.config, self._teacher = config, teacher
-        self.device = pick_device(config.device)
-        self._weights = {name: weight for name, weight in config.objectives.items() if weight > 0}
+    Raises:
+        UsageError: the student, the precision or the masks cannot be had.
+    """
+
+    def __init__(self, config: DistillConfig, store: Store, taught: Sequence[Taught]) -> None:
+        self.config, self._pixels = config, lead_of(taught).spec.preprocessing
+        self.device = device_for(config)
         torch.manual_seed(config.seed)
-        patch = teacher.levels["patch"]
-        self.student = build_student(config.student, patch, view_size=store.spec.view_size).to(self.device)
-        if "patch" in self._weights:
-            self._require_masks(patch.num_tokens)
-        codecs = {level: store.codec(teacher.name, level) for level in teacher.levels}
-        bases, centred = own_bases(config, codecs), config.targets == "centred"
-        self._targets = {
-            level: build_targets(
-                codec,
-                self.device,
-                store.statistics(teacher.name, level) if centred else None,
-                own_basis=level in bases,
-            )
-            for level, codec in codecs.items()
-        }
-        self.heads = Heads(
-            student_cls=self.student.cls_dim,
-            student_patch=self.student.patch_dim,
-            teacher_cls=self._targets["cls"].width,
-            teacher_patch=self._targets["patch"].width,
-            masked="patch" in self._weights,
-        ).to(self.device)
+        target = lead_of(taught).spec.levels.get("patch")
+        self.student = build_student(config.student, target, view_size=store.spec.view_size).to(self.device)
+        self._masks = any("patch" in one.weights for one in taught)
+        if self._masks:
+            self._require_masks()
+        self.losses = tuple(TeacherLoss(one, store, config, self.student, self.device) for one in taught)
+        self._weights = {name: weight for loss in self.losses for name, weight in loss.weights.items()}
+        heads = [loss.heads for loss in self.losses]
+        self.heads: nn.ModuleDict = (
+            heads[0] if len(heads) == 1 else nn.ModuleDict({str(i): h for i, h in enumerate(heads)})
+        )
         self.optimiser = torch.optim.AdamW(_parameter_groups(self._trained(), config.weight_decay), lr=0.0, fused=True)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._ema = copy.deepcopy(self.student.encoder) if config.ema > 0 else None
         self.step, self.num_steps, self.seconds = 0, 0, 0.0
         self.lr = 0.0
         self.last_losses: dict[str, float] = {}
 
-    def _require_masks(self, num_patches: int) -> None:
-        config, mask = self.config, self.config.mask
+    def _require_masks(self) -> None:
+        config, mask, num_patches = self.config, self.config.mask, self._num_patches
         if not self.student.can_mask:
             message = f"objective 'patch' hides single patches, which student {config.student.model} cannot do"
             raise UsageError(message, hint="use a timm VisionTransformer, or objectives: {token: 1, feature: 1}")
@@ -76,6 +78,10 @@ class Trainer:
             message = f"mask probability {mask.probability} and ratio {mask.ratio} hide nothing"
             where = f"in batches of {config.batch} with {num_patches} patches"
             raise UsageError(f"{message} {where}", hint="make them larger, or leave objective 'patch' out")
+
+    @property
+    def _num_patches(self) -> int:
+        return self.student.grid[0] * self.student.grid[1]
 
     def begin(self, steps_per_epoch: int) -> None:
         """Fix the length of the run."""
@@ -99,8 +105,9 @@ class Trainer:
         torch.manual_seed(rng.block(rng.seed_bytes(self.config.seed), "", self.step, "dropout")[0])
         losses = self._losses(batch)
         self.optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        self._scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
         self._update_ema()
         losses = {name: loss.detach() for name, loss in losses.items()}
         self.step += 1
@@ -112,37 +119,25 @@ class Trainer:
         return losses
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        cls_B1D, patch_BTD = (self._target(level, batch) for level in ("cls", "patch"))
-        mask_MT = self._mask(len(patch_BTD), patch_BTD.shape[1])
-        pixels = normalise(
-            batch.pixels_BSSC, self._teacher.preprocessing.mean, self._teacher.preprocessing.std, self.device
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        mask_MT = self._mask(len(batch.pairs)) if self._masks else None
+        label_B = None if batch.label_B is None else torch.from_numpy(batch.label_B).to(self.device)
+        pixels = normalise(batch.pixels_BSSC, self._pixels.mean, self._pixels.std, self.device)
+        half = AUTOCAST.get(self.config.precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
             tokens = self.student(pixels, mask_MT)
-            hidden = None if tokens.hidden_KD is None else self.heads.apply_head("patch", tokens.hidden_KD)
-            predicted = Predictions(
-                self.heads.apply_head("token", tokens.cls_BD),
-                self.heads.apply_head("feature", tokens.patch_BTD),
-                hidden,
-            )
-        masked = None if mask_MT is None else patch_BTD[: len(mask_MT)][mask_MT]
-        cls, patch = self._targets["cls"], self._targets["patch"]
-        target = Targets(cls_B1D[:, 0], patch_BTD, masked, dropped_cls=cls.dropped, dropped_patch=patch.dropped)
-        losses = {name: OBJECTIVES[name](predicted, target) for name in self._weights}
+            predictions = [loss.predict(tokens) for loss in self.losses]
+        losses: dict[str, Tensor] = {}
+        for loss, predicted in zip(self.losses, predictions, strict=True):
+            losses |= loss.compare(predicted, batch.codes[loss.taught.name], mask_MT, label_B)
         return {**losses, "total": torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()}
 
-    def _target(self, level: str, batch: Batch) -> Tensor:
-        return self._targets[level](torch.from_numpy(batch.codes[level]).to(self.device, non_blocking=True))
-
-    def _mask(self, batch: int, num_patches: int) -> Tensor | None:
-        if "patch" not in self._weights:
-            return None
+    def _mask(self, batch: int) -> Tensor:
         mask = self.config.mask
         masks = draw_masks(
             seed=self.config.seed,
             step=self.step,
             batch=batch,
-            num_patches=num_patches,
+            num_patches=self._num_patches,
             probability=mask.probability,
             ratio=mask.ratio,
         )
@@ -186,8 +181,13 @@ class Trainer:
         for name, parameter in self._trained():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}.{key}"] = value
+        for loss in self.losses:
+            for level, turned in loss.turned.items():
+                prefix = f"turned.{loss.taught.name}/{level}."
+                tensors |= {f"{prefix}matrix": torch.from_numpy(turned.matrix_DD)}
+                tensors |= {f"{prefix}shift": torch.from_numpy(turned.shift_D)}
         facts = {"identity": identity, "step": self.step, "seconds": self.seconds, "last_losses": self.last_losses}
-        return Checkpoint(tensors, facts)
+        return Checkpoint(tensors, facts | {"scaler": self._scaler.state_dict()})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same config; every tensor must be there."""
@@ -199,6 +199,11 @@ class Trainer:
         for name, parameter in self._trained():
             state = _below(tensors, f"optimiser.{name}.")
             self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in state.items()}
+        for loss in self.losses:
+            for level in loss.turned:
+                kept = _below(tensors, f"turned.{loss.taught.name}/{level}.")
+                loss.turn(level, Turned(kept["matrix"].numpy(), kept["shift"].numpy()))
+        self._scaler.load_state_dict(checkpoint.facts["scaler"] if self._scaler.is_enabled() else {})
         self.step, self.seconds = int(checkpoint.facts["step"]), float(checkpoint.facts["seconds"])
         self.last_losses = dict(checkpoint.facts.get("last_losses", {}))
 

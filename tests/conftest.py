@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from stillhouse.stage1_extract.testing import taught_store as make_taught_store
 from stillhouse.stage1_extract.testing import tiny_store
 from stillhouse.storage.store import Store
 from stillhouse.storage.testing import StoreShape, make_store
@@ -20,6 +21,12 @@ settings.load_profile("any machine")  # a test does not fail because something e
 def sealed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """28 images in 4 blocks, two views of 32 pixels, teacher `tiny`, sealed. Shared: do not write to it."""
     return tiny_store(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def taught_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """`sealed_store` with two more teachers, `fine` and `scorer`. Shared: do not write to it."""
+    return make_taught_store(tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture

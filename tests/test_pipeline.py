@@ -13,7 +13,7 @@ from stillhouse.core.config import load_config
 from stillhouse.core.errors import ResourceError
 from stillhouse.pipeline import Ledger, PipelineConfig
 from stillhouse.stage1_extract import ingest, teachers
-from stillhouse.stage1_extract.testing import tiny_images, tiny_teacher
+from stillhouse.stage1_extract.testing import TINY_VIT_ARGS, tiny_images, tiny_teacher
 from stillhouse.storage.seal import latest_seal
 from stillhouse.testing import Ended, run_here
 
@@ -134,6 +134,35 @@ def test_a_second_teacher_later(own: Path, pipeline: Path) -> None:
     assert said.endswith("has 2 teachers (second, tiny); name one as distill.teacher")
 
 
+def test_two_teachers_at_once(own: Path, pipeline: Path) -> None:
+    """From ingest to report; retention is measured against the heavier one."""
+    first = yaml.safe_load(pipeline.read_text())["teachers"][0]
+    second = tiny_teacher(pipeline.parent / "weights", "second", seed=1).model_dump(mode="json", exclude_defaults=True)
+    both = f"teachers={json.dumps([first, second])}"
+    terms = "distill.teachers={second: {weight: 2, objectives: {token: 1}}, tiny: {}}"
+    ended = run_here("run", pipeline, f"out={own}", both, terms, "distill.name=both")
+    assert ended.status == 0, ended.err
+    result = json.loads((own / "students" / "both-seed0" / "result.json").read_text())
+    assert (result["teacher"], result["teachers"]) == ("second", {"second": 2.0, "tiny": 1.0})
+    assert (own / "eval" / "teacher-second.json").exists()
+    unknown = run_here("run", pipeline, f"out={own}", both, "distill.teachers={third: {}}")
+    assert refused(unknown).endswith("distill.teachers 'third' is not in `teachers`: tiny, second")
+
+
+def test_soft_and_hard_labels_alone(own: Path, pipeline: Path) -> None:
+    """The conventional baseline from a teacher's own classifier to the report, which then has no patch maps to show."""
+    fields = {"levels": ["cls", "logits"], "model_args": {**TINY_VIT_ARGS, "num_classes": 3}}
+    scorer = tiny_teacher(pipeline.parent / "weights", "scorer", seed=2, **fields)
+    teachers = f"teachers={json.dumps([scorer.model_dump(mode='json', exclude_defaults=True)])}"
+    labels = ["distill.teacher=scorer", "distill.objectives={ce: 1, kl: 1}", "distill.name=labels"]
+    ended = run_here("run", pipeline, f"out={own}", teachers, *labels)
+    assert ended.status == 0, ended.err
+    lines = (own / "students" / "labels-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]).keys() == {"step", "lr", "wait_s", "ce", "kl", "total"}
+    told = refused(run_here("distill", pipeline, f"out={own}", teachers, *labels[:1], "distill.name=tokens"))
+    assert "objective 'feature' needs level 'patch'; teacher 'scorer' of store " in told
+
+
 # --- what is damaged or gone is made again ---------------------------------------------------------------------------
 
 
@@ -206,6 +235,11 @@ def test_a_damaged_ledger_starts_anew(tmp_path: Path) -> None:
         (["teachers.0.model=dinov2_vit_small"], "unknown model 'dinov2_vit_small'; did you mean vit_small_patch14_di"),
         (["teachers.0.name=Big Teacher"], "config PATH: teacher name 'Big Teacher'; use 1-64 of a-z"),
         (["distill.name=../x"], "config PATH: student name '../x'; use 1-64 of a-z"),
+        (
+            ["distill.repeats=3"],
+            "repeats 3 shows a sample in as many views of an epoch, the store has 2; set distill.re",
+        ),
+        (["distill.recipe=proteus_clip", "distill.repeats=1", "distill.device=cpu"], "precision fp16 scales gradients"),
         (["distill.teacher=nobody"], "config PATH: distill.teacher 'nobody' is not in `teachers`: tiny"),
         (["eval.knn=null", "eval.linear=null", "eval.logistic=null"], "config PATH:37: eval: at least one of knn, "),
         (["eval.test=train"], "config PATH:37: eval: train and test are one split, 'train'; judge on"),

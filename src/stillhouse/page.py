@@ -176,9 +176,14 @@ def _seed_table(judged: Judged) -> SeedTable:
     return SeedTable(seeds=judged.seeds, rows=tuple(rows))
 
 
-def _pictures(config: PipelineConfig, result: RunResult) -> PictureSheet:
-    """Stored views beside patch maps: the teacher's from the store, those of the student before and after training."""
+def _pictures(config: PipelineConfig, result: RunResult) -> PictureSheet | None:
+    """Stored views beside patch maps: the teacher's from the store, those of the student before and after training.
+
+    None when the store has no patches of the teacher.
+    """
     store, student, seed = result.store, result.students[0], result.judged.seeds[0]
+    if "patch" not in store.teacher(student.teacher).levels:
+        return None
     shown = _shown(store, config.eval.pictures)
     pixels = np.stack([_view(store, view, block, row) for view, block, row in shown])
     codec, grid = store.codec(student.teacher, "patch"), store.teacher(student.teacher).levels["patch"].grid

@@ -32,7 +32,9 @@ from stillhouse.stage1_extract.ingest import IngestResult, ingest
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
+from stillhouse.stage2_distill.order import views_of
 from stillhouse.stage2_distill.run import RESULT, STUDENT, DistillResult, distill, finished_run
+from stillhouse.stage2_distill.trainer import device_for
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
 from stillhouse.storage.disk import replace_file
@@ -67,8 +69,10 @@ class PipelineConfig(Config):
                 layout.check_name(name, what)
         except UsageError as error:
             raise ValueError(str(error)) from error
-        if self.distill.teacher not in (None, *names):
-            raise ValueError(f"distill.teacher {self.distill.teacher!r} is not in `teachers`: {', '.join(names)}")
+        for key, asked in (("teacher", [self.distill.teacher]), ("teachers", self.distill.teachers)):
+            unknown = [one for one in asked if one not in (None, *names)]
+            if unknown:
+                raise ValueError(f"distill.{key} {unknown[0]!r} is not in `teachers`: {', '.join(names)}")
         return self
 
     @property
@@ -268,9 +272,11 @@ def _already(found: bool) -> str:
 
 def _require_beginning(config: PipelineConfig) -> None:
     """Refuse before any work what config and machine alone show to fail after hours of it."""
-    if config.distill.teacher is None and len(config.teachers) > 1:
+    if config.distill.teacher is None and not config.distill.teachers and len(config.teachers) > 1:
         names = ", ".join(teacher.name for teacher in config.teachers)
         raise UsageError(f"there are {len(config.teachers)} teachers ({names})", hint="name one as distill.teacher")
+    views_of(0, config.views.num, config.distill.repeats)
+    device_for(config.distill)
     if config.eval.store is not None:
         Store.open(Path(config.eval.store))
     for key, split in (("train", config.eval.train), ("test", config.eval.test)):

@@ -24,8 +24,9 @@ RECIPE = ("objectives", "targets", "epochs", "batch", "lr", "weight_decay", "mas
 
 
 def teachers_of(card: Mapping[str, Any]) -> list[TeacherSpec]:
-    """The teachers that a card names."""
-    found = [card["teacher_spec"]] if "teacher_spec" in card else []
+    """The teachers that a card names: one, or several by name."""
+    one = [card["teacher_spec"]] if "teacher_spec" in card else []
+    found = list(card["teacher_specs"].values()) if "teacher_specs" in card else one
     return [parse_config(TeacherSpec, spec, where="card.json: teacher_spec") for spec in found]
 
 

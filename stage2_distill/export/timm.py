@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from stillhouse.core.factories import is_factory
 from stillhouse.stage2_distill.students import Student
 
 from .base import Finished, Written
@@ -38,7 +39,7 @@ def timm_config(student: Student, mean: Any, std: Any) -> dict[str, Any]:
         "std": list(std),
         "num_classes": 0,
     }
-    architecture = config.model.split(".")[0]
+    architecture = config.model if is_factory(config.model) else config.model.split(".")[0]
     return {
         "architecture": architecture,
         "num_classes": 0,

@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
-from .base import Predictions, Targets, mean_square
+from .base import Predictions, Targets, mean_square, pair
 
 
 def patch_loss(predicted: Predictions, target: Targets) -> Tensor:
     """Scalar: mean over M and D of (patch_head(student token) - teacher token)^2 at masked positions only."""
-    assert predicted.masked_MD is not None and target.masked_MD is not None
-    return mean_square(predicted.masked_MD, target.masked_MD, target.dropped_patch)
+    return mean_square(*pair(predicted.masked_MD, target.masked_MD), target.dropped_patch)

@@ -15,6 +15,7 @@ from stillhouse.eval.subjects import exported_student, teacher_subject, untraine
 from stillhouse.stage1_extract.testing import random_weights, tiny_teacher
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.run import STUDENT, distill
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store
 
@@ -47,7 +48,7 @@ STUDENTS = [
 def test_a_student_and_its_start(sealed_store: Store, tmp_path: Path, fields: dict[str, Any]) -> None:
     """The untrained student has the weights with which training began, and is nothing but untrained."""
     chosen = config(**fields)
-    begun = Trainer(chosen, sealed_store, sealed_store.teacher("tiny"))
+    begun = Trainer(chosen, sealed_store, taught_by(chosen, sealed_store))
     result, _ = distill(sealed_store, chosen, tmp_path, Reporter(quiet=True))
     trained = exported_student(tmp_path / STUDENT, "trained")
     untrained = untrained_student(tmp_path / STUDENT, "untrained", 5)

@@ -21,6 +21,7 @@ from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.run import DistillResult, distill
 from stillhouse.stage2_distill.targets import own_bases
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store
 
@@ -58,14 +59,14 @@ def run(store: Store, folder: Path, **fields: Any) -> tuple[DistillResult, bool]
 
 def make(store: Store, **fields: Any) -> Trainer:
     chosen = config(**fields)
-    assert chosen.teacher is not None
-    trainer = Trainer(chosen, store, store.teacher(chosen.teacher))
+    trainer = Trainer(chosen, store, taught_by(chosen, store))
     trainer.begin(3)
     return trainer
 
 
 def first_batch(store: Store, trainer: Trainer) -> Batch:
-    with Loader(store, trainer.config.teacher or "", trainer.config, trainer.student.image_size) as loader:
+    levels = {one.taught.name: one.taught.levels for one in trainer.losses}
+    with Loader(store, levels, trainer.config, trainer.student.image_size) as loader:
         return next(iter(loader.epoch(0)))
 
 
@@ -79,7 +80,7 @@ def linear(trainer: Trainer, name: str) -> nn.Linear:
 def turn_heads(own: Trainer, channels: Trainer) -> None:
     """Make the heads in channels those in the codecs' basis, the constant of dropped components included."""
     for name in own.heads:
-        targets = own._targets["cls" if name == "token" else "patch"]
+        targets = own.losses[0].targets["cls" if name == "token" else "patch"]
         narrow, wide = linear(own, name), linear(channels, name)
         assert targets.channels is not None
         with torch.no_grad():
@@ -162,4 +163,4 @@ def test_what_was_written_before_there_were_bases_stays_valid(coded_store: Store
 def test_the_bases_of_a_store(coded_store: Store) -> None:
     for teacher, expected in (("tiny", {}), ("klt", {"cls": "klt", "patch": "klt"})):
         codecs = {level: coded_store.codec(teacher, level) for level in ("cls", "patch")}
-        assert own_bases(config(), codecs) == expected
+        assert own_bases(config().objectives, codecs) == expected

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stillhouse.core.errors import CorruptError
+from stillhouse.core.errors import CorruptError, UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.stage1_extract.testing import tiny_images, tiny_store
 from stillhouse.stage2_distill import loader as module
@@ -23,7 +23,7 @@ from stillhouse.storage.views import render
 
 def make(store: Store, *, size: int = 32, **fields: Any) -> Loader:
     config = DistillConfig(**{"batch": 5, "window_blocks": 2, "seed": 3, **fields})
-    return Loader(store, "tiny", config, size)
+    return Loader(store, {"tiny": ("cls", "patch")}, config, size)
 
 
 def epoch(store: Store, number: int = 0, *, start: int = 0, size: int = 32, **fields: Any) -> list[Batch]:
@@ -36,9 +36,9 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.pairs, other.pairs)
         np.testing.assert_array_equal(one.pixels_BSSC, other.pixels_BSSC)
-        assert one.codes.keys() == other.codes.keys()
-        for level in one.codes:
-            np.testing.assert_array_equal(one.codes[level], other.codes[level])
+        assert one.codes.keys() == other.codes.keys() == {"tiny"}
+        for level in ("cls", "patch"):
+            np.testing.assert_array_equal(one.codes["tiny"][level], other.codes["tiny"][level])
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_batches_are_what_the_store_gives_row_by_row(sealed_store: Store, number
         for i, (block, row) in enumerate(batch.pairs.tolist()):
             for level in ("cls", "patch"):
                 code = sealed_store.codes("tiny", level, view, block, [row])[0]
-                np.testing.assert_array_equal(batch.codes[level][i], code)
-                assert batch.codes[level].dtype == code.dtype
+                np.testing.assert_array_equal(batch.codes["tiny"][level][i], code)
+                assert batch.codes["tiny"][level].dtype == code.dtype
             image = decode(sealed_store.image_bytes(block, row))
             whole = render(image, sealed_store.view_params(view, block)[row], 32)
             np.testing.assert_array_equal(batch.pixels_BSSC[i], resize_pixels(whole[None], size)[0])
@@ -85,6 +85,42 @@ def test_a_start_is_the_tail_of_the_epoch(sealed_store: Store, batch: int, windo
     assert len(whole) == 28 // batch
     for start in range(len(whole) + 1):
         assert_equal(epoch(sealed_store, 1, start=start, **fields), whole[start:])
+
+
+@pytest.mark.parametrize("batch", [5, 4])
+def test_repeated_samples_come_in_their_views(sealed_store: Store, batch: int) -> None:
+    """Codes and pixels of each are those of its view; an epoch has the batches that it has without repeats."""
+    plain, batches = epoch(sealed_store, batch=batch), epoch(sealed_store, 1, batch=batch, repeats=2)
+    assert len(batches) == len(plain) == 28 // batch
+    position = 0
+    for one in batches:
+        for i, (block, row) in enumerate(one.pairs.tolist()):
+            view = position % 2
+            code = sealed_store.codes("tiny", "patch", view, block, [row])[0]
+            np.testing.assert_array_equal(one.codes["tiny"]["patch"][i], code)
+            image = decode(sealed_store.image_bytes(block, row))
+            whole = render(image, sealed_store.view_params(view, block)[row], 32)
+            np.testing.assert_array_equal(one.pixels_BSSC[i], whole)
+            position += 1
+    samples = [tuple(pair) for one in batches for pair in one.pairs.tolist()]
+    assert samples[::2][: len(samples) // 2] == samples[1::2] and len(set(samples)) <= 14
+    for start in range(len(batches)):
+        assert_equal(epoch(sealed_store, 1, batch=batch, repeats=2, start=start), batches[start:])
+
+
+def test_more_repeats_than_views_are_refused(sealed_store: Store) -> None:
+    with pytest.raises(UsageError, match="repeats 3 shows a sample in as many views of an epoch, the store has 2"):
+        make(sealed_store, repeats=3)
+
+
+def test_labels_come_as_class_numbers(sealed_store: Store) -> None:
+    config, levels = DistillConfig(batch=7), {"tiny": ("cls",)}
+    with Loader(sealed_store, levels, config, 32, classes=("a", "b", "c")) as loader:
+        for one in loader.epoch(0):
+            assert set(one.codes["tiny"]) == {"cls"} and one.label_B is not None and one.label_B.dtype == np.int64
+            named = [sealed_store.samples(block)[row].label for block, row in one.pairs.tolist()]
+            assert ["abc"[number] for number in one.label_B] == named
+    assert epoch(sealed_store)[0].label_B is None
 
 
 def test_threads_change_nothing(sealed_store: Store) -> None:

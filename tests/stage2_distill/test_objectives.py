@@ -1,4 +1,4 @@
-"""Every objective against a second computation: the formulae of Proteus in numpy and float64, values and gradients.
+"""Proteus' objectives against a second computation: its formulae in numpy and float64, values and gradients.
 
 Legend: B batch, T patches, M masked patches of the batch, D teacher width, S student width.
 """
@@ -76,7 +76,8 @@ FORMULAE: dict[str, Callable[[Case], tuple[float, dict[str, Array]]]] = {
 
 
 def test_every_objective_is_tested() -> None:
-    assert FORMULAE.keys() == OBJECTIVES.keys() == OF_OBJECTIVE.keys()
+    """The others are in test_other_objectives.py."""
+    assert FORMULAE.keys() < OBJECTIVES.keys() == OF_OBJECTIVE.keys()
 
 
 @pytest.mark.parametrize("name", FORMULAE)
@@ -124,14 +125,14 @@ def test_means_count_the_dropped_components_of_each_level() -> None:
         "feature": (squares["cls"] + squares["patch"]) / (B * 13 + B * T * (D + 5)),
         "patch": squares["masked"] / (M * (D + 5)),
     }
-    for name, objective in OBJECTIVES.items():
-        found = objective(Predictions(*predicted), Targets(*target, dropped_cls=3, dropped_patch=5))
+    for name in FORMULAE:
+        found = OBJECTIVES[name](Predictions(*predicted), Targets(*target, dropped_cls=3, dropped_patch=5))
         assert float(found) == pytest.approx(expected[name], rel=1e-12)
 
 
 def test_perfect_predictions_cost_nothing() -> None:
     case = draw(6)
-    for name in OBJECTIVES:
+    for name in FORMULAE:
         value, gradients = Case(case.target, case.target).loss(name)
         assert value == 0
         assert all((gradient == 0).all() for gradient in gradients.values())

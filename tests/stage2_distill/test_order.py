@@ -1,12 +1,15 @@
 """The order of training: pure, complete, of whole blocks, and different in every epoch."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillhouse.stage2_distill.order import Window, epoch_windows, num_steps, view_of
+from stillhouse.core.errors import UsageError
+from stillhouse.stage2_distill.order import Window, epoch_windows, num_steps, views_of
 
 RowsOf = list[tuple[int, npt.NDArray[np.int64]]]
 
@@ -95,7 +98,48 @@ def test_rows_that_do_not_fill_a_batch_are_left(rows: int, batch: int, steps: in
 
 
 def test_epochs_take_the_views_in_turn() -> None:
-    assert [view_of(epoch, 3) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [views_of(epoch, 3) for epoch in range(7)] == [(0,), (1,), (2,), (0,), (1,), (2,), (0,)]
+
+
+@given(rows_of=stores(), seed=seeds, epoch=epochs, window_blocks=st.integers(1, 5), repeats=st.integers(2, 4))
+def test_repeats_show_a_share_of_the_samples_in_several_views(
+    rows_of: RowsOf, seed: int, epoch: int, window_blocks: int, repeats: int
+) -> None:
+    """As many pairs as there are rows; each sample in every view, one after the other, but for the last one."""
+    blocks, good = [block for block, _ in rows_of], dict(rows_of)
+    views, most = views_of(epoch, 5, repeats), sum(len(rows) for _, rows in rows_of)
+    assert len(set(views)) == repeats
+    windows = list(
+        epoch_windows(
+            blocks, good.__getitem__, seed=seed, epoch=epoch, window_blocks=window_blocks, views=views, most=most
+        )
+    )
+    pairs, seen = pairs_of(windows), [int(view) for window in windows for view in window.views_n]
+    assert len(pairs) == len(seen) == most
+    for start in range(0, most, repeats):
+        assert len(set(pairs[start : start + repeats])) == 1
+        assert seen[start : start + repeats] == list(views[: most - start])
+    assert len(set(pairs)) == -(-most // repeats)
+    for window in windows:
+        assert len(window.blocks) <= window_blocks and window.views == views
+        in_file_order = [(view, block, int(row)) for view in views for block in window.blocks for row in good[block]]
+        told = zip(window.views_n.tolist(), window.pairs[:, 0].tolist(), window.pairs[:, 1].tolist(), strict=True)
+        assert [in_file_order[place] for place in window.places] == list(told)
+
+
+def test_repeats_read_no_block_that_they_do_not_use() -> None:
+    blocks, good = [block for block, _ in full()], dict(full())
+    options: dict[str, Any] = {"seed": 0, "epoch": 0, "window_blocks": 5, "views": (0, 1, 2), "most": 96}
+    windows = list(epoch_windows(blocks, good.__getitem__, **options))
+    assert [len(window.blocks) for window in windows] == [4]  # 32 of 96 samples
+    once = list(epoch_windows(blocks, good.__getitem__, **{**options, "views": (0,)}))
+    assert once[0].blocks[:4] == windows[0].blocks
+
+
+def test_repeats_take_the_views_in_turn_and_no_more_than_there_are() -> None:
+    assert [views_of(epoch, 5, 3) for epoch in range(3)] == [(0, 1, 2), (3, 4, 0), (1, 2, 3)]
+    with pytest.raises(UsageError, match=r"the store has 2; set distill.repeats to 2 or less, or extract more views"):
+        views_of(0, 2, 3)
 
 
 def test_golden() -> None:

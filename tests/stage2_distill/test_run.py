@@ -27,6 +27,7 @@ from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import DistillResult, distill
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage import layout
+from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.store import Store
 
 DEFAULTS: dict[str, Any] = {
@@ -317,6 +318,46 @@ def test_a_changed_config_is_refused_and_the_field_named(
         run(sealed_store, folder, **fields)
     assert f"run {folder} was made with another setting: {difference}" in caught.value.message
     assert "distill.name" in caught.value.hint
+
+
+def test_a_run_of_an_earlier_version_is_found(sealed_store: Store, undisturbed: Path, unfinished: Path) -> None:
+    """Neither result nor checkpoint of those had what later versions added."""
+    body = json.loads((undisturbed / "result.json").read_text())
+    kept = {"recipe", "teachers", "temperature", "repeats"}
+    assert not kept & body["config"].keys() and "mask_token_std" not in body["config"]["student"]
+    del body["teachers"]
+    (unfinished / "result.json").write_text(json.dumps(body))
+    shutil.copytree(undisturbed / "student", unfinished / "student")
+    assert not run(sealed_store, unfinished)[1]
+    (unfinished / "result.json").unlink()
+    newest = max((unfinished / "checkpoints").iterdir()) / "COMPLETE.json"
+    complete = json.loads(newest.read_text())
+    facts = complete["facts"]
+    del facts["scaler"], facts["identity"]["teachers"]
+    newest.write_bytes(signed_json({key: complete[key] for key in ("step", "sha256", "facts")}))
+    reporter = Lines()
+    assert run(sealed_store, unfinished, reporter)[1]
+    assert reporter.lines == ["distill student: going on from step 8 of 9"]
+    assert_same_run(unfinished, undisturbed)
+
+
+def test_new_settings_are_part_of_what_a_run_is(sealed_store: Store, undisturbed: Path) -> None:
+    for name, asked in (("repeats", "2"), ("temperature", "2.0")):
+        changed: dict[str, Any] = {name: 2}
+        with pytest.raises(SpecMismatchError, match=f"config.{name}: stored None, asked for {asked}"):
+            run(sealed_store, undisturbed, **changed)
+
+
+def test_repeated_augmentation_goes_on_bit_for_bit(
+    sealed_store: Store, tmp_path: Path, stop_at: Callable[[int], None]
+) -> None:
+    run(sealed_store, tmp_path / "whole", repeats=2)
+    stop_at(5)
+    with pytest.raises(Stop):
+        run(sealed_store, tmp_path / "stopped", repeats=2)
+    stop_at(0)
+    run(sealed_store, tmp_path / "stopped", repeats=2)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_stopped_run_may_go_on_with_other_threads(sealed_store: Store, undisturbed: Path, unfinished: Path) -> None:

@@ -3,12 +3,14 @@
 Legend: B batch, M masked samples, T patches, D width.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stillhouse.core.encoders import Encoder, create_timm
 from stillhouse.core.errors import UsageError
@@ -84,6 +86,30 @@ def test_the_masked_half_alone_is_proteus_full_second_pass() -> None:
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-9, msg=name)
     assert float(found["mask_token"].abs().max()) > 0
+
+
+def test_the_masked_half_alone_saves_a_quarter_of_the_student() -> None:
+    """Operations of forward and backward, against both full passes."""
+    torch.manual_seed(0)
+    config = StudentConfig(model=TINY_VIT, model_args={**TINY_VIT_ARGS, "depth": 4})
+    student = build_student(config, TARGET, view_size=32)
+    x_BCHW, mask_MT = pixels().float(), masks()
+    whole_BT = torch.cat([mask_MT, torch.zeros(B - len(mask_MT), T, dtype=torch.bool)])
+
+    def operations(forward: Callable[[], Tensor]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            forward().sum().backward()  # type: ignore[no-untyped-call]
+        return int(counter.get_total_flops())
+
+    def once() -> Tensor:
+        tokens = student(x_BCHW, mask_MT)
+        return torch.cat([tokens.patch_BTD.flatten(), tokens.hidden_KD.flatten()])
+
+    def twice() -> Tensor:
+        passes = [proteus_pass(student, x_BCHW, mask) for mask in (torch.zeros_like(whole_BT), whole_BT)]
+        return torch.cat([passes[0].flatten(), passes[1][:, 1:][whole_BT].flatten()])
+
+    assert operations(once) / operations(twice) == pytest.approx(0.75, abs=0.02)
 
 
 def test_hidden_patches_are_not_seen() -> None:
@@ -166,23 +192,19 @@ def test_the_default_size_gives_the_teachers_grid(patch_size: int, size: int) ->
     assert student(torch.zeros(1, 3, size, size)).patch_BTD.shape == (1, T, 48)
 
 
-def test_another_grid_is_refused() -> None:
+def test_a_size_of_its_own_gives_a_grid_of_its_own() -> None:
     config = StudentConfig(model=TINY_VIT, model_args=TINY_VIT_ARGS, image_size=40)
-    with pytest.raises(UsageError) as caught:
-        build_student(config, TARGET, view_size=32)
-    assert str(caught.value) == (
-        f"student {TINY_VIT} at 40 pixels has a 5x5 grid, the teacher 4x4; "
-        "change distill.student.image_size or its patch_size in model_args"
-    )
+    student = build_student(config, TARGET, view_size=32)
+    assert student.image_size == 40 and student.grid == (5, 5)
+    assert student(torch.zeros(1, 3, 40, 40)).patch_BTD.shape == (1, 25, 48)
 
 
 def test_a_cnn_takes_the_size_of_the_views() -> None:
     config = StudentConfig(model="test_resnet")
-    with pytest.raises(UsageError, match="student test_resnet at 32 pixels has a 1x1 grid, the teacher 4x4"):
-        build_student(config, TARGET, view_size=32)
+    assert build_student(config, TARGET, view_size=32).grid == (1, 1)
     student = build_student(config, TARGET, view_size=128)
     assert student.image_size == 128 and not student.can_mask
-    assert not hasattr(student, "mask_token")
+    assert not hasattr(student, "mask_token") and student.grid == (4, 4)
     tokens = student(torch.zeros(2, 3, 128, 128))
     assert tokens.patch_BTD.shape == (2, T, student.patch_dim)
     assert tokens.cls_BD.shape == (2, student.cls_dim)
@@ -196,9 +218,58 @@ def test_vits_whose_patches_cannot_be_hidden_still_train_without() -> None:
     assert student(torch.zeros(2, 3, 32, 32)).patch_BTD.shape == (2, T, 48)
 
 
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize(("patch", "side"), [(14, 224), (16, 256), (32, 512)])
+def test_vits_of_every_size_and_patch(size: str, patch: int, side: int) -> None:
+    """One block of each; the size of the image follows from the grid, 16 x 16 as that of the published teachers."""
+    config = StudentConfig(model=f"vit_{size}_patch16_224", model_args={"patch_size": patch, "depth": 1})
+    target = LevelSpec(num_tokens=256, dim=1024, grid=(16, 16))
+    student = build_student(config, target, view_size=224)
+    width = {"tiny": 192, "small": 384, "base": 768, "large": 1024}[size]
+    heads = {"tiny": 3, "small": 6, "base": 12, "large": 16}[size]
+    model: Any = student.encoder.model
+    assert (student.image_size, student.grid, student.cls_dim) == (side, (16, 16), width)
+    assert model.blocks[0].attn.num_heads == heads and student.can_mask
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "eps"),
+    [
+        ("vit_base_patch14_dinov2", {}, 1e-6),
+        ("vit_base_patch16_clip_quickgelu_224", {"patch_size": 14}, 1e-5),
+        ("vit_base_patch16_224", {"patch_size": 14}, 1e-6),
+    ],
+)
+def test_the_students_of_the_recipes_start_as_published(model: str, args: dict[str, Any], eps: float) -> None:
+    """timm draws what Proteus draws: positions and linear weights 0.02, cls 1e-6, biases 0."""
+    torch.manual_seed(0)
+    config = StudentConfig(model=model, model_args={**args, "depth": 1}, layer_scale=None, mask_token_std=0.02)
+    student = build_student(config, LevelSpec(num_tokens=256, dim=8, grid=(16, 16)), view_size=224)
+    built: Any = student.encoder.model
+    assert built.pos_embed.shape == (1, 257, 768) and built.norm.eps == eps
+    for weight, std in ((built.pos_embed, 0.02), (built.cls_token, 1e-6), (student.mask_token, 0.02)):
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.1)
+    for module in built.modules():
+        if isinstance(module, nn.Linear):
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+            assert (module.bias == 0).all()
+
+
+def test_a_hybrid_is_not_masked() -> None:
+    """What its convolutions make of a patch, the patches beside it have seen."""
+    student = build_student(StudentConfig(model="vit_tiny_r_s16_p8_224"), TARGET, view_size=64)
+    assert not student.can_mask
+    assert student(torch.zeros(2, 3, student.image_size, student.image_size)).patch_BTD.shape[:2] == (2, T)
+
+
+def test_a_model_without_a_map_of_tokens_is_refused() -> None:
+    with pytest.raises(UsageError, match="student mixer_s32_224 at 224 pixels gives no map of tokens: "):
+        build_student(StudentConfig(model="mixer_s32_224"), TARGET, view_size=224)
+
+
 def test_can_mask_is_told_from_the_model() -> None:
     def can_mask(name: str) -> bool:
-        return Student(Encoder(create_timm(name), name), 32, (8, 8), StudentConfig()).can_mask
+        return Student(Encoder(create_timm(name), name), 32, (8, 8), StudentConfig(), (4, 4)).can_mask
 
     assert can_mask("test_vit")
     assert not can_mask("test_efficientnet")

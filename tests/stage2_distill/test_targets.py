@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.decoders import Basis, Decoder, TargetScaling
 from stillhouse.stage2_distill.objectives import OBJECTIVES, Objective, Predictions, Targets, token_loss
 from stillhouse.stage2_distill.targets import LevelTargets, own_bases
@@ -19,6 +18,7 @@ from stillhouse.storage.codecs import Codec, fit_codec
 
 CPU = torch.device("cpu")
 B, T, M, D, S = 5, 7, 12, 24, 6
+ALL = ("token", "feature", "patch")
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def make(kept: int, targets: str, *, mean: bool = True) -> Case:
 def both(case: Case, name: str, predicted: Predictions, codes: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """The objective (in channels, in the codec's basis); patches 0 ... M of the batch are the masked ones."""
     losses = []
-    turned = Predictions(case.kept(predicted.cls_BD), case.kept(predicted.patch_BTD), case.kept(_masked(predicted)))
+    turned = Predictions(*(case.kept(tensor) for tensor in _given(predicted)))
     for level, given in ((case.channels, predicted), (case.own, turned)):
         cls_B1D, patch_BTD = (level(of_level) for of_level in codes)
         masked = patch_BTD.reshape(B * T, -1)[:M]
@@ -72,9 +72,10 @@ def both(case: Case, name: str, predicted: Predictions, codes: tuple[Tensor, Ten
     return losses[0], losses[1]
 
 
-def _masked(predicted: Predictions) -> Tensor:
-    assert predicted.masked_MD is not None
-    return predicted.masked_MD
+def _given(predicted: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+    cls_BD, patch_BTD, masked_MD = predicted.cls_BD, predicted.patch_BTD, predicted.masked_MD
+    assert cls_BD is not None and patch_BTD is not None and masked_MD is not None
+    return cls_BD, patch_BTD, masked_MD
 
 
 def predictions(seed: int) -> Predictions:
@@ -83,16 +84,14 @@ def predictions(seed: int) -> Predictions:
 
 def same_beside_the_axes(case: Case, predicted: Predictions, other: Predictions) -> Predictions:
     """`other`, with what `predicted` has beside the axes."""
-    pairs = ((predicted.cls_BD, other.cls_BD), (predicted.patch_BTD, other.patch_BTD))
-    cls_BD, patch_BTD = (b - case.dropped(b) + case.dropped(a) for a, b in pairs)
-    masked = _masked(other) - case.dropped(_masked(other)) + case.dropped(_masked(predicted))
-    return Predictions(cls_BD, patch_BTD, masked)
+    pairs = zip(_given(predicted), _given(other), strict=True)
+    return Predictions(*(b - case.dropped(b) + case.dropped(a) for a, b in pairs))
 
 
 @pytest.mark.parametrize("mean", [True, False])
 @pytest.mark.parametrize("targets", ["raw", "centred"])
 @pytest.mark.parametrize("kept", [D, 9])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_loss_is_that_of_the_channels_up_to_the_dropped_components(
     name: str, kept: int, targets: str, mean: bool
 ) -> None:
@@ -110,16 +109,16 @@ def test_the_loss_is_that_of_the_channels_up_to_the_dropped_components(
 
 
 @pytest.mark.parametrize("targets", ["raw", "centred"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ALL)
 def test_predictions_put_back_into_channels_have_the_very_same_loss(name: str, targets: str) -> None:
     """Beside the axes every decoded token is the codec's mean: the difference is what is missing to that, and no more."""
     case = make(9, targets)
     codes = (5 * drawn(1, B, 1, 9), 5 * drawn(2, B, T, 9))
     drawn_ones = predictions(50)
-    tensors = (drawn_ones.cls_BD, drawn_ones.patch_BTD, _masked(drawn_ones))
+    tensors = _given(drawn_ones)
     in_channels, in_basis = both(case, name, Predictions(*(case.whole(tensor) for tensor in tensors)), codes)
     assert in_channels == pytest.approx(in_basis, rel=1e-13)
-    missing = (drawn_ones.cls_BD - case.whole(drawn_ones.cls_BD)).square().mean()
+    missing = (tensors[0] - case.whole(tensors[0])).square().mean()
     unknowing = both(case, "token", drawn_ones, codes)
     assert unknowing[0] - unknowing[1] == pytest.approx(float(missing), rel=1e-12)
 
@@ -170,8 +169,8 @@ def codecs() -> dict[str, Codec]:
 
 
 def test_auto_takes_every_basis_there_is(codecs: dict[str, Codec]) -> None:
-    assert own_bases(DistillConfig(), codecs) == {"klt": "klt", "opq": "opq"}
-    assert own_bases(DistillConfig(basis="channels"), codecs) == {}
+    assert own_bases(ALL, codecs) == {"klt": "klt", "opq": "opq"}
+    assert own_bases(ALL, codecs, basis="channels") == {}
 
 
 def test_one_objective_that_is_not_of_any_basis_keeps_all_in_channels(
@@ -179,12 +178,10 @@ def test_one_objective_that_is_not_of_any_basis_keeps_all_in_channels(
 ) -> None:
     absolute = Objective(token_loss, in_any_basis=False)
     monkeypatch.setattr("stillhouse.stage2_distill.targets.OBJECTIVES", {**OBJECTIVES, "token": absolute})
-    assert own_bases(DistillConfig(), codecs) == {}
-    assert own_bases(DistillConfig(objectives={"token": 0, "feature": 1}), codecs) == {"klt": "klt", "opq": "opq"}
+    assert own_bases(ALL, codecs) == {}
+    assert own_bases(("feature",), codecs) == {"klt": "klt", "opq": "opq"}
 
 
 def test_axes_that_are_not_orthonormal_are_no_basis(codecs: dict[str, Codec]) -> None:
     klt: Any = codecs["klt"]
-    assert own_bases(DistillConfig(), {"cls": replace(klt, axes_KD=1.01 * klt.axes_KD), "patch": klt}) == {
-        "patch": "klt"
-    }
+    assert own_bases(ALL, {"cls": replace(klt, axes_KD=1.01 * klt.axes_KD), "patch": klt}) == {"patch": "klt"}

@@ -16,11 +16,13 @@ from torch import Tensor
 from stillhouse.core.encoders import normalise
 from stillhouse.core.errors import ResourceError, UsageError
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
+from stillhouse.stage2_distill import trainer as module
 from stillhouse.stage2_distill.checkpoint import load_checkpoint, save_checkpoint
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.heads import Head
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.masking import draw_masks
+from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store
 
@@ -32,13 +34,14 @@ DROPPING = {"student": {"model": TINY_VIT, "model_args": {**TINY_VIT_ARGS, "drop
 def make(store: Store, **fields: Any) -> Trainer:
     student = {"model": TINY_VIT, "model_args": TINY_VIT_ARGS}
     defaults = {"student": student, "batch": 8, "epochs": 4, "warmup_epochs": 0, "device": "cpu", "lr": 0.064}
-    trainer = Trainer(DistillConfig.model_validate(defaults | fields), store, store.teacher("tiny"))
+    config = DistillConfig.model_validate(defaults | fields)
+    trainer = Trainer(config, store, taught_by(config, store))
     trainer.begin(3)
     return trainer
 
 
 def batches(store: Store, trainer: Trainer, num: int = 3) -> list[Batch]:
-    with Loader(store, "tiny", trainer.config, trainer.student.image_size) as loader:
+    with Loader(store, {"tiny": ("cls", "patch")}, trainer.config, trainer.student.image_size) as loader:
         return list(loader.epoch(0))[:num]
 
 
@@ -54,7 +57,7 @@ def second_opinion(store: Store, trainer: Trainer, batch: Batch) -> dict[str, fl
     """The losses of a step from the formulae: two full passes, numpy codecs, means over elements."""
     target = {}
     for level in ("cls", "patch"):
-        target[level] = store.codec("tiny", level).decode(batch.codes[level]).astype(np.float64)
+        target[level] = store.codec("tiny", level).decode(batch.codes["tiny"][level]).astype(np.float64)
         if trainer.config.targets == "centred":
             mean, std = (array.astype(np.float64) for array in store.statistics("tiny", level))
             target[level] = (target[level] - mean) / np.sqrt((std**2).mean())
@@ -170,6 +173,64 @@ def test_bf16_is_near_fp32(sealed_store: Store) -> None:
     assert floats(half.train_step(batch)) == pytest.approx(floats(exact.train_step(batch)), rel=0.05)
 
 
+def test_a_step_is_that_of_two_full_passes(sealed_store: Store) -> None:
+    """Proteus runs its masked pass over the whole batch: the same losses, and gradients of every weight."""
+    trainer = make(sealed_store)
+    batch = batches(sealed_store, trainer)[0]
+    spec, heads = sealed_store.teacher("tiny").preprocessing, trainer.losses[0].heads
+    x_BCHW = normalise(batch.pixels_BSSC, spec.mean, spec.std, torch.device("cpu"))
+    hidden = draw_masks(seed=0, step=0, batch=8, num_patches=16, probability=0.5, ratio=0.5)
+    mask_BT = torch.cat([torch.from_numpy(hidden), torch.zeros(4, 16, dtype=torch.bool)])
+    cls_BD, patch_BTD = (
+        torch.from_numpy(sealed_store.codec("tiny", level).decode(batch.codes["tiny"][level]))
+        for level in ("cls", "patch")
+    )
+    seen, model = trainer.student(x_BCHW), trainer.student.encoder.model
+    patches = model.patch_embed(x_BCHW)
+    patches = torch.where(mask_BT[..., None], trainer.student.mask_token, patches)
+    masked = trainer.student._after_patches(patches)[:, 1:][mask_BT]
+    token = heads.apply_head("token", seen.cls_BD)
+    feature = torch.cat([token[:, None], heads.apply_head("feature", seen.patch_BTD)], dim=1)
+    total = (token - cls_BD[:, 0]).square().mean()
+    total = total + (feature - torch.cat([cls_BD, patch_BTD], dim=1)).square().mean()
+    total = total + (heads.apply_head("patch", masked) - patch_BTD[mask_BT]).square().mean()
+    named = dict(trainer._trained())
+    expected = dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
+    assert float(trainer.train_step(batch)["total"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    for name, parameter in named.items():
+        assert parameter.grad is not None
+        scale = float(expected[name].abs().max())
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+def test_fp16_is_refused_without_a_gpu(sealed_store: Store) -> None:
+    with pytest.raises(UsageError, match="precision fp16 scales gradients on a GPU, and this run is on device cpu"):
+        make(sealed_store, precision="fp16")
+
+
+def test_a_gradient_that_overflows_is_skipped_and_the_scale_kept(
+    sealed_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does with fp16, by a CPU's slow one."""
+    monkeypatch.setattr(module, "device_for", lambda config: torch.device("cpu"))
+    trainer, resumed = (make(sealed_store, precision="fp16", ema=0) for _ in range(2))
+    one, two, _ = batches(sealed_store, trainer)
+    trainer._scaler._init_scale = 2.0**40
+    before = trainer.student_weights()["blocks.0.attn.qkv.weight"].clone()
+    trainer.train_step(one)
+    assert torch.equal(trainer.student_weights()["blocks.0.attn.qkv.weight"], before)
+    assert trainer._scaler.get_scale() == 2.0**39
+    trainer._scaler.update(1024.0)
+    trainer.train_step(one)
+    assert not torch.equal(trainer.student_weights()["blocks.0.attn.qkv.weight"], before)
+    save_checkpoint(tmp_path, 2, trainer.checkpoint({}))
+    found, _ = load_checkpoint(tmp_path)
+    assert found is not None
+    resumed.restore(found)
+    assert resumed._scaler.get_scale() == 1024.0
+    assert floats(trainer.train_step(two)) == floats(resumed.train_step(two))
+
+
 @pytest.mark.parametrize("fields", [{}, CNN, DROPPING])
 def test_a_restored_trainer_goes_on_bit_for_bit(sealed_store: Store, tmp_path: Path, fields: dict[str, Any]) -> None:
     """Batch statistics, moments, the average and the draws of dropped paths included."""
@@ -201,7 +262,10 @@ def test_the_seed_decides_the_start(sealed_store: Store) -> None:
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ({"tokn": 1}, "unknown objective 'tokn'; known: token, feature, patch"),
+        (
+            {"tokn": 1},
+            "unknown objective 'tokn'; known: token, feature, patch, theia, radio_patch, radio_summary, kl, ce",
+        ),
         ({"token": 0}, "at least one objective needs a weight above 0"),
         ({}, "at least one objective needs a weight above 0"),
         ({"token": 1, "feature": -1}, "a weight must not be below 0"),

@@ -21,6 +21,7 @@ from .checkpoint_names import Keys
 from .checkpoints import find_checkpoint, load_weights, read_weights
 from .config import Config
 from .errors import ResourceError, UsageError, one_line
+from .factories import find_factory, from_factory, is_factory
 from .positions import PositionRule
 
 Precision = Literal["fp32", "bf16"]
@@ -133,10 +134,10 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None, class
 
 
 def create_timm(name: str, **args: Any) -> Any:
-    """`timm.create_model` with one clear line for an unknown name, and for weights that cannot be had."""
+    """`timm.create_model` with one clear line for an unknown name, and for weights that cannot be had; or a factory's."""
     require_model(name)
     try:
-        return timm.create_model(name, **args)
+        return from_factory(name, args) if is_factory(name) else timm.create_model(name, **args)
     except (OSError, ConnectionError) as error:
         message = f"the weights of {name!r} cannot be fetched: {one_line(error)}"
         raise ResourceError(
@@ -148,6 +149,9 @@ def create_timm(name: str, **args: Any) -> Any:
 
 def require_model(name: str) -> None:
     """UsageError, naming the nearest models, unless timm knows `name` or it says where else the model is."""
+    if is_factory(name):
+        find_factory(name)
+        return
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         known, wanted = timm.list_models(), name.split(".")[0].lower()
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.8)
