@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train.tar and test.tar")
     parser.add_argument("--work", type=Path, required=True, help="where store, students and reports go")
-    parser.add_argument("--bed", choices=("cnn", "vit"), default="cnn")
+    parser.add_argument("--bed", choices=BEDS, default="cnn")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="one seed, two passes")
