@@ -65,8 +65,10 @@ class TeacherConfig(EncoderConfig):
     name: str
     """Its name in the store, e.g. `dinov2-g`."""
     mean: tuple[float, float, float] | None = None
-    """Pixel statistics; None: those the model was released with."""
+    """Pixel statistics; None: those that `statistics` names."""
     std: tuple[float, float, float] | None = None
+    statistics: Literal["own", "imagenet", "clip", "half"] = "own"
+    """`own`: what the model was released with. Proteus (ICLR 2025) shows CLIP images by `imagenet`; `half`: all 0.5."""
     image_size: int | None = Field(default=None, ge=1)
     """Pixels a side that the teacher sees; None: the size of the views."""
     levels: tuple[str, ...] = levels.DEFAULT
@@ -84,6 +86,12 @@ class TeacherConfig(EncoderConfig):
     """Licence of the weights, carried into the store's card."""
     notice: str = Field(default="", max_length=1 << 16)
     """What that licence asks to go with whatever is made from the weights, such as a copyright line."""
+
+    @model_validator(mode="after")
+    def _one_statistics(self) -> "TeacherConfig":
+        if self.statistics != "own" and (self.mean is not None or self.std is not None):
+            raise ValueError(f"statistics {self.statistics} are a mean and a std; leave those out, or `statistics`")
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TeacherConfig":

@@ -41,7 +41,7 @@ FIT_BYTES = 1 << 30
 """Of float32 tokens; a teacher with larger ones is fitted on fewer views. They are held until their units are written."""
 FIT_TOKENS = 1 << 16
 """That a level is fitted on, at most: of a level with more, every so-manyth view."""
-LATER: dict[str, Any] = {"positions": None, "levels": list(DEFAULT)}
+LATER: dict[str, Any] = {"positions": None, "levels": list(DEFAULT), "statistics": "own"}
 """Settings that stores of an earlier version do not tell of, and what they were then."""
 READ_AHEAD = 3
 """Batches that are rendered while the teacher works on an earlier one."""
@@ -106,6 +106,8 @@ def write_features(
     teacher = Teacher(config, view_size=policy.size, device=run.device)
     store.add_teacher(teacher.spec)
     _require_same_args(store, config)
+    for remark in teacher.encoder.remarks:
+        reporter.say(f"teacher {config.name}: {remark}")
     with worker_threads(run.threads, "render") as pool:
         extractor = _Extractor(store, teacher, policy, pool)
         extractor.fit_codecs(reporter)

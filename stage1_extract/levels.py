@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from stillhouse.core.encoders import Encoder
@@ -87,7 +86,8 @@ def _features(encoder: Encoder, x_BCHW: Tensor, blocks: Mapping[str, Block]) -> 
     if numbers[-1] > depth:
         raise UsageError(f"model {encoder.name!r} has {depth} blocks, not {numbers[-1]}", hint="name one that it has")
     vit = encoder.is_vit
-    how = {"return_prefix_tokens": True, "output_fmt": "NLC"} if vit else {}
+    prefix = bool(vit and encoder.model.num_prefix_tokens)
+    how = {"return_prefix_tokens": prefix, "output_fmt": "NLC"} if vit else {}
     feats, made = encoder.model.forward_intermediates(x_BCHW, indices=[number - 1 for number in numbers], **how)
     by_number = dict(zip(numbers, made, strict=True))
     grid = encoder.tokens(feats, x_BCHW).grid if vit else None
@@ -96,11 +96,14 @@ def _features(encoder: Encoder, x_BCHW: Tensor, blocks: Mapping[str, Block]) -> 
         if not vit:
             found[name] = _of_stage(encoder, block, by_number[block.number])
             continue
-        patch_BTD, prefix_BPD = by_number[block.number]
-        if block.normed:
-            together = encoder.model.norm(torch.cat([prefix_BPD, patch_BTD], dim=1))
-            prefix_BPD, patch_BTD = together[:, : prefix_BPD.shape[1]], together[:, prefix_BPD.shape[1] :]
-        found[name] = Level(prefix_BPD[:, :1]) if block.kind == CLS else Level(patch_BTD, grid)
+        patch_BTD, prefix_BPD = by_number[block.number] if prefix else (by_number[block.number], None)
+        if block.kind == PATCH:
+            found[name] = Level(encoder.model.norm(patch_BTD) if block.normed else patch_BTD, grid)
+        elif getattr(encoder.model, "cls_token", None) is None:
+            message = f"model {encoder.name!r} has no cls token within it"
+            raise UsageError(message, hint=f"name level cls, or patch-block{block.number}")
+        else:
+            found[name] = Level(encoder.model.norm(prefix_BPD[:, :1]) if block.normed else prefix_BPD[:, :1])
     return feats, found
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stillhouse.core.encoders import Encoder, build_encoder, default_statistics, normalise, pick_device, weights_sha256
+from stillhouse.core.encoders import (
+    STATISTICS,
+    Encoder,
+    build_encoder,
+    default_statistics,
+    normalise,
+    pick_device,
+    weights_sha256,
+)
 from stillhouse.core.errors import DataError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.storage.specs import LevelSpec, Preprocessing, TeacherSpec
@@ -25,7 +33,7 @@ class Teacher:
         self.encoder: Encoder = build_encoder(config, image_size=size, classifier=LOGITS in config.levels).to(
             self.device
         )
-        mean, std = default_statistics(self.encoder)
+        mean, std = STATISTICS.get(config.statistics) or default_statistics(self.encoder)
         self.preprocessing = Preprocessing(mean=config.mean or mean, std=config.std or std, size=size)
         self.config = config
         self.spec = self._describe()
@@ -46,7 +54,7 @@ class Teacher:
             levels=described,
             codec=self.config.codec_told,
             precision=self.config.precision,
-            licence=self.config.licence,
+            licence=self.config.licence or (self.encoder.family.licence if self.encoder.family else ""),
             notice=self.config.notice,
         )
 

@@ -256,6 +256,19 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path: Path, fields: 
     assert torch.equal(encoder.model.forward_features(images(48)), theirs.forward_features(images(48)))
 
 
+@pytest.mark.parametrize("rule", ["plain", "antialias", "offset"])
+def test_timms_own_weights_are_resampled_by_a_rule_that_is_named(tmp_path: Path, rule: str) -> None:
+    """They are loaded at the size they were released for, 7 x 7 patches here, and come onto 3 x 3 by the rule."""
+    args = {key: value for key, value in ARGS.items() if key != "img_size"} | {"patch_size": 32}
+    path = saved(tmp_path / "w.safetensors", make(patch_size=32, img_size=224))
+    released = {**args, "pretrained_cfg_overlay": {"file": str(path)}}
+    named = EncoderConfig.model_validate({"model": VIT, "model_args": released, "positions": rule})
+    one = build_encoder(named, image_size=96)
+    other = build_encoder(config(path, model_args=args, positions=rule), image_size=96)
+    assert one(images(96)).grid == (3, 3)
+    assert weights_sha256(one) == weights_sha256(other)
+
+
 def test_position_embeddings_that_cannot_be_resampled_are_reported(tmp_path: Path) -> None:
     weights = make().state_dict()
     for shape in ((1, 18, 48), (1, 17, 96), (17, 48)):

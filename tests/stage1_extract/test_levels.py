@@ -59,6 +59,24 @@ def test_a_block_is_what_the_model_has_after_it() -> None:
     assert found["patch-block2"].grid == (4, 4) and found["cls-block2"].grid is None
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}, {"class_token": False, "global_pool": "map"}],
+)
+def test_blocks_with_registers_and_without_a_cls(fields: dict[str, Any]) -> None:
+    """Patches are what the block leaves less its prefix, of which there may be none."""
+    encoder = vit(**fields)
+    seen: list[torch.Tensor] = []
+    encoder.model.blocks[1].register_forward_hook(lambda module, given, made: seen.append(made))
+    with torch.inference_mode():
+        found = levels_of(encoder, X, ("patch-block2", "patch-block2-normed", "patch"))
+        normed = encoder.model.norm(seen[0])
+    prefix = encoder.model.num_prefix_tokens
+    assert torch.equal(found["patch-block2"].tokens_BTD, seen[0][:, prefix:])
+    torch.testing.assert_close(found["patch-block2-normed"].tokens_BTD, normed[:, prefix:])
+    assert found["patch-block2"].grid == found["patch"].grid == (4, 4)
+
+
 def test_logits_are_the_models_own() -> None:
     encoder = vit()
     with torch.inference_mode():
@@ -80,12 +98,15 @@ def test_a_stage_of_a_cnn_is_a_block() -> None:
     [
         ("vit", "patch-block4", "has 3 blocks, not 4"),
         ("headless", "logits", "has no classifier"),
+        ("pooled", "cls-block2", "has no cls token within it; name level cls, or patch-block2"),
         ("cnn", "cls-block4", "neither a cls nor a final norm; name level patch-block4"),
         ("cnn", "patch-block4-normed", "neither a cls nor a final norm"),
     ],
 )
 def test_what_a_model_has_not_is_refused(model: str, name: str, says: str) -> None:
     encoder = vit(num_classes=0) if model == "headless" else vit()
+    if model == "pooled":
+        encoder = vit(class_token=False, global_pool="avg")
     if model == "cnn":
         encoder = Encoder(create_timm("resnet10t", num_classes=0), "resnet10t").eval()
     with torch.inference_mode(), pytest.raises(UsageError, match=says):

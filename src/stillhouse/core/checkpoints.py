@@ -1,5 +1,6 @@
 """Checkpoint files: found, read without running anything in them, and loaded whole or not at all."""
 
+import argparse
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checkpoint_names import FAMILIES, Keys, by_timm
 from .errors import ResourceError, UsageError, missing_package, one_line
+from .families import FAMILIES, Keys, by_timm
 from .positions import PositionRule, resample_positions
 from .torchscript import is_torchscript, read_torchscript
 
@@ -48,7 +49,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         if is_torchscript(path):
             return read_torchscript(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # released files keep their arguments in one
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(f"checkpoint {path} cannot be read: {one_line(error)}", hint="is it whole?") from error
     for wrapper in WRAPPERS:
@@ -73,22 +75,28 @@ def load_weights(
     A ViT's position embedding for another square grid is resampled to the model's.
 
     Args:
+        keys: of a family: what its files hold beside the tower is dropped by the family's lists, and nothing else.
         positions: how; None: as the family of `keys` does, or as timm does with its own weights.
     """
-    wanted, rule = model.state_dict(), positions or "antialias"
+    wanted, rule, hint = model.state_dict(), positions or "antialias", "check `model` and `keys`"
     if keys == "in_order":
         weights = _rename_in_order(weights, wanted, where)
     elif keys == "timm":
         weights = by_timm(dict(weights), model)
-    elif keys != "exact":
+    elif keys == "exact":
+        likely = " or ".join(f"keys: {family.key}" for family in FAMILIES.values() if family.fits(weights))
+        hint = f"check `model`; its names are those of {likely}" if likely else hint
+    else:
         family = FAMILIES[keys]
-        weights, rule = family.to_timm(weights), positions or family.rule(weights)
+        tower, _ = family.split(weights, classifier=getattr(model, "num_classes", 0) > 0)
+        weights, rule = family.rename(tower, wanted), positions or family.positions(tower)
+        hint = f"it is read as a file of {family.title}: {hint}"
     weights = resample_positions(model, weights, wanted, rule)
-    _require_same_tensors(weights, wanted, where)
+    _require_same_tensors(weights, wanted, where, hint)
     model.load_state_dict(dict(weights))
 
 
-def _require_same_tensors(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+def _require_same_tensors(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str, hint: str) -> None:
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     shapes = sorted(k for k in wanted.keys() & weights.keys() if wanted[k].shape != weights[k].shape)
@@ -99,9 +107,7 @@ def _require_same_tensors(weights: Mapping[str, Tensor], wanted: Mapping[str, Te
         if names
     ]
     if parts:
-        raise UsageError(
-            f"checkpoint {where} is not for this model: {'; '.join(parts)}", hint="check `model` and `keys`"
-        )
+        raise UsageError(f"checkpoint {where} is not for this model: {'; '.join(parts)}", hint=hint)
 
 
 def _rename_in_order(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

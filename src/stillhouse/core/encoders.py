@@ -7,7 +7,7 @@ Legend: B batch, T patch tokens, D width, H and W pixels, h and w grid rows and 
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,11 +17,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .checkpoint_names import Keys
 from .checkpoints import find_checkpoint, load_weights, read_weights
 from .config import Config
 from .errors import ResourceError, UsageError, one_line
 from .factories import find_factory, from_factory, is_factory
+from .families import FAMILIES, Keys
+from .families.base import CLIP, HALF, IMAGENET, Family, Statistics
 from .positions import PositionRule
 
 Precision = Literal["fp32", "bf16"]
@@ -31,12 +32,12 @@ class EncoderConfig(Config):
     """Which model, and where its weights come from."""
 
     model: str = Field(min_length=1)
-    """A timm name as timm spells it (`vit_giant_patch14_dinov2.lvd142m`), or `hf-hub:org/name`."""
+    """A timm name as timm spells it (`vit_giant_patch14_dinov2.lvd142m`), `hf-hub:org/name`, or `module:factory`."""
     checkpoint: str | None = None
     """A local .safetensors or .pth file, or `package:PACKAGE/path/in/it`. None: timm's own weights for the name."""
     keys: Keys = "exact"
     """How the file's names map onto the model's: `exact`, `in_order` (by position; every pair must have one shape), a family
-    whose own names the file has (`dinov2`, `clip`, `synclr`, `mae`, `deit3`), or `timm`: by timm's own converter."""
+    whose own names the file has (`dinov2`, `dinov3`, `clip`, ...), or `timm`: by timm's own converter. docs/teachers.md"""
     positions: PositionRule | None = None
     """How a position embedding comes onto another grid; None: as the family of `keys` does, or as timm does."""
     model_args: dict[str, Any] = Field(default_factory=dict)
@@ -53,12 +54,17 @@ class Tokens:
 
 
 class Encoder(nn.Module):
-    """A timm model without its classifier, after its final norm."""
+    """A timm model without its classifier, after its final norm.
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    `family` is that of the official file that it was read from; `remarks` are what a person should be told of it.
+    """
+
+    def __init__(self, model: nn.Module, name: str, family: Family | None = None, remarks: Sequence[str] = ()) -> None:
         super().__init__()
         self.model: Any = model
         self.name = name
+        self.family = family
+        self.remarks = tuple(remarks)
 
     @property
     def is_vit(self) -> bool:
@@ -84,12 +90,22 @@ class Encoder(nn.Module):
         grid = (feats.shape[2], feats.shape[3])
         return Tokens(cls_BD, feats.flatten(2).transpose(1, 2), grid)
 
+    @property
+    def _has_cls(self) -> bool:
+        """True when the blocks' cls tokens are what the model's own cls is made from."""
+        named: bool = getattr(
+            self.model, "has_class_token", False
+        )  # timm's VisionTransformer; its Eva has no such word
+        return named or (
+            getattr(self.model, "cls_token", None) is not None and getattr(self.model, "global_pool", "") == "token"
+        )
+
     def last_blocks(self, x_BCHW: Tensor, num_blocks: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """cls_BD of the last `num_blocks` blocks (the last one last), each after the final norm, and patch_BTD.
 
         A model with fewer blocks gives those of all; one without transformer blocks gives its pooled feature alone.
         """
-        if not self.is_vit or not getattr(self.model, "has_class_token", False):
+        if not self.is_vit or not self._has_cls:
             tokens = self(x_BCHW)
             return (tokens.cls_BD,), tokens.patch_BTD
         last = min(num_blocks, len(self.model.blocks))
@@ -119,18 +135,73 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None, class
         UsageError: unknown model, or a checkpoint whose tensors are not the model's (all of them named).
         ResourceError: the weights cannot be had: no file, no package, no network.
     """
+    if config.keys in FAMILIES:
+        encoder = _of_family(config, FAMILIES[config.keys], image_size, classifier)
+    else:
+        encoder = _of_timm(config, image_size)
+    if not classifier:
+        encoder.model.reset_classifier(0)
+    return encoder.eval().requires_grad_(False)
+
+
+def _of_timm(config: EncoderConfig, image_size: int | None) -> Encoder:
+    """Released weights, or a file's that has the model's own names."""
+    args = _arguments(config, image_size)
+    if config.keys == "timm":
+        args["num_classes"] = 0  # its file has another head, or none
+    if config.checkpoint is not None:
+        model = create_timm(config.model, pretrained=False, **args)
+        weights = read_weights(find_checkpoint(config.checkpoint))
+        _require_positions(model, config)
+        load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
+    elif config.positions is None:
+        require_own_activation(config.model, config.model_args)
+        model = create_timm(config.model, pretrained=True, **args)
+    else:  # timm resamples by its own rule as it loads, so the weights are had at the size that they were released for
+        require_own_activation(config.model, config.model_args)
+        released = create_timm(config.model, pretrained=True, **config.model_args)
+        model = create_timm(config.model, pretrained=False, **args)
+        _require_positions(model, config)
+        load_weights(model, released.state_dict(), config.model, positions=config.positions)
+    return Encoder(model, config.model, remarks=_pooling(model))
+
+
+def _of_family(config: EncoderConfig, family: Family, image_size: int | None, classifier: bool) -> Encoder:
+    """A timm model with the weights of a file as its authors released it."""
+    if config.checkpoint is None:
+        raise UsageError(f"keys: {family.key} says how a file names its tensors", hint="name one as `checkpoint`")
+    weights = read_weights(find_checkpoint(config.checkpoint))
+    tower, dropped = family.split(weights, classifier=classifier)
+    args = {**family.model_args, **_arguments(config, image_size), "num_classes": family.num_classes(tower)}
+    model = create_timm(config.model, pretrained=False, **args)
+    family.check(model)
+    family.prepare(model)
+    _require_positions(model, config)
+    load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
+    told = ", ".join(f"{what} ({num})" for what, num in dropped.items())
+    remarks = [f"of {config.checkpoint} the encoder needs no {told}"] if told else []
+    return Encoder(model, config.model, family, [*remarks, *_pooling(model)])
+
+
+def _arguments(config: EncoderConfig, image_size: int | None) -> dict[str, Any]:
     args = dict(config.model_args)
     if image_size is not None and _takes_image_size(config.model):
         args.setdefault("img_size", image_size)
-    if config.keys not in ("exact", "in_order"):
-        args["num_classes"] = 0  # a family's file has another head, or none
-    model = create_timm(config.model, pretrained=config.checkpoint is None, **args)
-    if config.checkpoint is not None:
-        weights = read_weights(find_checkpoint(config.checkpoint))
-        load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
-    if not classifier:
-        model.reset_classifier(0)
-    return Encoder(model, config.model).eval().requires_grad_(False)
+    return args
+
+
+def _require_positions(model: Any, config: EncoderConfig) -> None:
+    if config.positions is not None and getattr(model, "pos_embed", None) is None:
+        message = f"positions: {config.positions}: model {config.model} has no position embeddings"
+        raise UsageError(message, hint="leave `positions` out")
+
+
+def _pooling(model: Any) -> list[str]:
+    """A model that has a cls token and does not use it is told of: its `cls` is what people may not expect."""
+    pool = getattr(model, "global_pool", "token")
+    if getattr(model, "cls_token", None) is None or pool in ("token", ""):
+        return []
+    return [f"its cls is the model's own pooling ({pool}); model_args: {{global_pool: token}} gives its cls token"]
 
 
 def create_timm(name: str, **args: Any) -> Any:
@@ -161,6 +232,16 @@ def require_model(name: str) -> None:
         raise UsageError(f"unknown model {name!r}", hint=f"{remedy}`stillhouse models PATTERN` lists the known ones")
 
 
+def require_own_activation(name: str, args: Mapping[str, Any]) -> None:
+    """UsageError where timm gives weights to a model without the activation that they were trained with (CLIP's)."""
+    released = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None
+    quick = any("QuickGELU" in note for note in getattr(released, "notes", None) or ())
+    if quick and "quickgelu" not in name and "act_layer" not in args:
+        other = name.replace("_clip_", "_clip_quickgelu_")
+        hint = f"use {other}" if timm.is_model(other.split(".")[0]) else "set model_args: {act_layer: quick_gelu}"
+        raise UsageError(f"the weights of {name!r} were trained with QuickGELU, the model has GELU", hint=hint)
+
+
 def _takes_image_size(name: str) -> bool:
     """ViT-like models are built for an image size; CNNs take any."""
     return timm.models.is_model_in_modules(
@@ -178,12 +259,17 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def default_statistics(encoder: Encoder) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) that the model's own release names."""
+STATISTICS: Mapping[str, Statistics] = {"imagenet": IMAGENET, "clip": CLIP, "half": HALF}
+"""Means and standard deviations of pixels from 0 to 1, by name."""
+
+
+def default_statistics(encoder: Encoder) -> Statistics:
+    """(mean, std) that the model's own release names; ImageNet's for one that names none."""
+    if encoder.family is not None and encoder.family.statistics is not None:
+        return encoder.family.statistics
     pretrained: Mapping[str, Any] = getattr(encoder.model, "pretrained_cfg", None) or {}
-    mean = pretrained.get("mean", (0.485, 0.456, 0.406))
-    std = pretrained.get("std", (0.229, 0.224, 0.225))
-    return tuple(mean), tuple(std)
+    mean, std = IMAGENET
+    return tuple(pretrained.get("mean", mean)), tuple(pretrained.get("std", std))
 
 
 def normalise(pixels_BHWC: np.ndarray[Any, np.dtype[np.uint8]], mean: Any, std: Any, device: torch.device) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .errors import UsageError
+
 PositionRule = Literal["antialias", "plain", "offset"]
 """All bicubic, corners not aligned. `antialias`: to the exact size, with antialiasing (timm, DINOv2 with registers). `plain`: to
 the exact size without (MAE, DeiT III, transformers). `offset`: without, by the factor (size + 0.1) / old size (DINOv2)."""
@@ -21,7 +23,11 @@ OFFSET = 0.1
 
 
 def resample(position_1ND: Tensor, grid: tuple[int, int], num_prefix: int, rule: PositionRule) -> Tensor:
-    """[1, P + h * w, D] of [1, P + side * side, D]; as it is when the grid is that size already."""
+    """[1, P + h * w, D] of [1, P + side * side, D]; as it is when the grid is that size already.
+
+    Raises:
+        UsageError: the factor of `offset` leads to another size.
+    """
     prefix, patches = position_1ND[:, :num_prefix], position_1ND[:, num_prefix:]
     side = math.isqrt(patches.shape[1])
     if grid == (side, side):
@@ -31,6 +37,9 @@ def resample(position_1ND: Tensor, grid: tuple[int, int], num_prefix: int, rule:
     if rule == "offset":
         how = {"scale_factor": tuple((size + OFFSET) / side for size in grid)}
     made = torch.nn.functional.interpolate(image, mode="bicubic", align_corners=False, **how)
+    if tuple(made.shape[2:]) != grid:
+        message = f"positions of {side}x{side} by rule {rule!r} have a grid of {made.shape[2]}x{made.shape[3]}"
+        raise UsageError(f"{message}, not {grid[0]}x{grid[1]}", hint="set positions: plain, or another image_size")
     return torch.cat([prefix, made.permute(0, 2, 3, 1).flatten(1, 2).to(prefix.dtype)], dim=1)
 
 
