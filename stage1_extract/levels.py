@@ -99,7 +99,7 @@ def _features(encoder: Encoder, x_BCHW: Tensor, blocks: Mapping[str, Block]) -> 
         patch_BTD, prefix_BPD = by_number[block.number] if prefix else (by_number[block.number], None)
         if block.kind == PATCH:
             found[name] = Level(encoder.model.norm(patch_BTD) if block.normed else patch_BTD, grid)
-        elif getattr(encoder.model, "cls_token", None) is None:
+        elif prefix_BPD is None or getattr(encoder.model, "cls_token", None) is None:
             message = f"model {encoder.name!r} has no cls token within it"
             raise UsageError(message, hint=f"name level cls, or patch-block{block.number}")
         else:
