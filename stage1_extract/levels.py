@@ -82,7 +82,7 @@ def _features(encoder: Encoder, x_BCHW: Tensor, blocks: Mapping[str, Block]) -> 
     if not blocks:
         return encoder.model.forward_features(x_BCHW), {}
     numbers = sorted({block.number for block in blocks.values()})
-    depth = len(encoder.model.feature_info)
+    depth = len(getattr(encoder.model, "feature_info", None) or ())
     if numbers[-1] > depth:
         raise UsageError(f"model {encoder.name!r} has {depth} blocks, not {numbers[-1]}", hint="name one that it has")
     vit = encoder.is_vit

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from stillhouse.core.encoders import create_timm, default_statistics, weights_sha256
+from stillhouse.core.encoders import STATISTICS, create_timm, default_statistics, weights_sha256
 from stillhouse.core.events import Reporter
 from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.decode import encode_png
@@ -133,9 +133,10 @@ class Stopping(Reporter):
 
 
 class TeacherTests:
-    """What every teacher promises. Derive, name the class `Test…`, and give a config.
+    """What every teacher promises, a factory of your own among them. Derive, name the class `Test…`, and give a config.
 
-    `tolerance` is how far apart the same image may come out of batches of other sizes, relative to the largest value.
+    `grid` is that of level `patch`. `tolerance` is how far apart the same image may come out of batches of other sizes,
+    relative to the largest value.
     """
 
     view_size: ClassVar[int] = 32
@@ -157,14 +158,23 @@ class TeacherTests:
     def test_levels_have_the_shapes_that_the_spec_says(self, tmp_path: Path) -> None:
         teacher = self.teacher(tmp_path)
         tokens = teacher(self.pixels())
-        assert set(tokens) == set(teacher.spec.levels) == {"cls", "patch"}
+        assert list(tokens) == list(teacher.spec.levels) == list(teacher.config.levels)
         for level, spec in teacher.spec.levels.items():
             assert tokens[level].shape == (5, spec.num_tokens, spec.dim)
             assert tokens[level].dtype == np.float32
             assert np.isfinite(tokens[level]).all()
-        assert teacher.spec.levels["cls"].num_tokens == 1 and teacher.spec.levels["cls"].grid is None
-        assert teacher.spec.levels["patch"].grid == self.grid
-        assert teacher.spec.levels["patch"].num_tokens == self.grid[0] * self.grid[1]
+            if not level.startswith("patch"):
+                assert spec.num_tokens == 1 and spec.grid is None
+            if level == "patch":
+                assert spec.grid == self.grid and spec.num_tokens == self.grid[0] * self.grid[1]
+
+    def test_a_level_is_the_same_whatever_else_is_stored(self, tmp_path: Path) -> None:
+        teacher, pixels = self.teacher(tmp_path), self.pixels(2)
+        for level, tokens in teacher(pixels).items():
+            alone = teacher.config.model_copy(update={"levels": (level,), "codec": "fp16"})
+            found = Teacher(alone, view_size=self.view_size, device="cpu")(pixels)
+            assert list(found) == [level]
+            np.testing.assert_array_equal(found[level], tokens)
 
     def test_the_same_pixels_give_the_same_tokens(self, tmp_path: Path) -> None:
         one, other, pixels = self.teacher(tmp_path), self.teacher(tmp_path), self.pixels()
@@ -189,9 +199,14 @@ class TeacherTests:
 
     def test_the_spec_holds_its_preprocessing(self, tmp_path: Path) -> None:
         config, teacher = self.config(tmp_path), self.teacher(tmp_path)
-        mean, std = default_statistics(teacher.encoder)
+        mean, std = STATISTICS.get(config.statistics) or default_statistics(teacher.encoder)
+        mean, std = config.mean or mean, config.std or std
         size = config.image_size or self.view_size
         assert teacher.spec.preprocessing == Preprocessing(mean=mean, std=std, size=size)
-        other = Teacher(config.model_copy(update={"mean": (0.1, 0.2, 0.3)}), view_size=self.view_size, device="cpu")
+        other = Teacher(
+            config.model_copy(update={"mean": (0.1, 0.2, 0.3), "statistics": "own"}),
+            view_size=self.view_size,
+            device="cpu",
+        )
         assert other.spec.preprocessing.mean == (0.1, 0.2, 0.3)
         assert other.spec != teacher.spec

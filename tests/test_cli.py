@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import timm
 import torch
 import typer
 
@@ -28,6 +29,7 @@ from stillhouse.core.errors import (
     UsageError,
 )
 from stillhouse.core.events import Reporter
+from stillhouse.core.families import FAMILIES
 from stillhouse.testing import Ended, run_here
 
 VERBS = ("run", "ingest", "extract", "distill", "eval", "export", "inspect", "verify", "repair", "gc", "models")
@@ -270,12 +272,42 @@ def test_each_verb_alone(pipeline: Path, tmp_path: Path) -> None:
 
 
 def test_models() -> None:
-    found = run_here("models", "vit_tiny_patch16", "--json").json()["models"]
-    assert "vit_tiny_patch16_224" in found
-    assert run_here("models", "vit_tiny_patch16").out.split() == found
-    tagged = run_here("models", "vit_small*dinov2*", "--pretrained").out.split()
-    assert "vit_small_patch14_dinov2.lvd142m" in tagged
+    found = run_here("models", "vit_tiny_patch16", "--json").json()
+    assert "vit_tiny_patch16_224" in found["models"]
+    told = run_here("models", "vit_tiny_patch16").out
+    assert all(name in told for name in found["models"])
+    tagged = run_here("models", "vit_small*dinov2*", "--pretrained", "--json").json()
+    assert tagged["models"] == ["vit_small_patch14_dinov2.lvd142m", "vit_small_patch14_reg4_dinov2.lvd142m"]
+    assert tagged["rows"][0] == {
+        "name": "vit_small_patch14_dinov2.lvd142m",
+        "keys": "dinov2",
+        "size": 518,
+        "width": [384, 384],
+        "grid": [37, 37],
+        "num_parameters": 22_056_192,
+        "licence": "Apache-2.0",
+        "bytes_per_view": 2 * 384 * (1 + 37 * 37),
+    }
+    table = run_here("models", "vit_small*dinov2*", "--pretrained").out
+    assert "1 + 37x37" in table and "22.1 M" in table and "1,052,160" in table
     assert refused(run_here("models", "vit_smal_")) == "no model matches 'vit_smal_'; try a shorter part of the name"
+
+
+def test_many_models_are_names_and_families() -> None:
+    """Without a pattern nothing is built; with one that matches many, the first are, those of families before others."""
+    everything = run_here("models", "--json").json()
+    assert len(everything["models"]) > 1000 and everything["rows"] == []
+    assert {family["keys"] for family in everything["families"]} == set(FAMILIES)
+    told = run_here("models").out
+    assert "OpenAI CLIP" in told and "resnet50" in told.split()
+    many = run_here("models", "resnet").out
+    assert "the first 20 are in numbers" in many and len(many.splitlines()) > 40
+
+
+def test_models_of_families_are_there() -> None:
+    """Every name that a family gives as an example is one of timm's, tag and all."""
+    known = set(timm.list_models(pretrained=True)) | set(timm.list_models())
+    assert [name for family in FAMILIES.values() for name in family.examples if name not in known] == []
 
 
 def test_overrides_and_seeds(own: Path, pipeline: Path) -> None:

@@ -268,19 +268,15 @@ def models_verb(
     pretrained: Annotated[bool, typer.Option(help="Only those with released weights, as teachers need.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the model names that teachers and students can have."""
+    """List the models that teachers and students can be: width, tokens, parameters, licence, bytes a view."""
 
     def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        import timm
+        from stillhouse import models
 
-        wanted = pattern if "*" in pattern else f"*{pattern}*"
-        names = timm.list_models(wanted, pretrained=pretrained)
-        if not names:
-            raise UsageError(f"no model matches {pattern!r}", hint="try a shorter part of the name")
+        names, rows = models.list_models(pattern, pretrained)
         if not as_json:
-            for name in names:
-                typer.echo(name)
-        return EXIT_OK, {"models": names}
+            models.print_models(names, rows)
+        return EXIT_OK, models.as_json(names, rows)
 
     _guarded(as_json, body)
 

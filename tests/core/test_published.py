@@ -19,6 +19,7 @@ from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, defa
 from stillhouse.core.errors import UsageError
 from stillhouse.core.families import FAMILIES, Keys
 from stillhouse.core.families.base import CLIP, HALF, IMAGENET
+from stillhouse.core.licences import licence_id
 from stillhouse.stage1_extract.levels import levels_of
 
 SMALL: dict[str, Any] = {"embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -307,7 +308,8 @@ def test_every_family_can_be_named() -> None:
     named = set(Keys.__args__) - {"exact", "in_order", "timm"}  # type: ignore[attr-defined]
     assert named == set(FAMILIES)
     for key, family in FAMILIES.items():
-        assert family.key == key and family.title and family.licence and family.examples and family.marks
+        assert family.key == key and family.title and family.examples and family.marks
+        assert family.licence == "" or licence_id(family.licence) is not None
 
 
 def test_statistics_are_those_of_the_release(tmp_path: Path) -> None:

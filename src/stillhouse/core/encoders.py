@@ -139,7 +139,7 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None, class
         encoder = _of_family(config, FAMILIES[config.keys], image_size, classifier)
     else:
         encoder = _of_timm(config, image_size)
-    if not classifier:
+    if not classifier and hasattr(encoder.model, "reset_classifier"):  # a factory's model may have none
         encoder.model.reset_classifier(0)
     return encoder.eval().requires_grad_(False)
 

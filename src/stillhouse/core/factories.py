@@ -1,4 +1,16 @@
-"""Models of your own: `module:factory` names a function that returns one, in place of a name that timm knows."""
+"""Models of your own: `module:factory` names a function that returns one, in place of a name that timm knows.
+
+It is called with `model_args` and returns a `torch.nn.Module` that has a part of timm's interface:
+
+    forward_features(x)                     pixels, normalised, [B, 3, H, W] -> a map [B, D, h, w]; or tokens [B, N, D], and then
+                                            it has `num_prefix_tokens`, how many come before the patches, and
+                                            `patch_embed.patch_size`, (height, width)
+    forward_head(features, pre_logits)      -> cls [B, D]; with pre_logits false, and `num_classes` above 0, logits
+    pretrained_cfg                          may be there: a mapping with the `mean` and `std` of its pixels
+    forward_intermediates, feature_info     may be there, as in timm, for levels of single blocks
+
+It sees each image for itself, whatever else is in the batch. `stillhouse.stage1_extract.testing.TeacherTests` checks this.
+"""
 
 import importlib
 import re

@@ -47,7 +47,7 @@ class Family:
         key: what `keys` names it by.
         title: what people call it.
         examples: timm names that its files fit, smallest first.
-        licence: of the released weights.
+        licence: of the released weights; empty where it differs between releases.
         statistics: what its pixels are normalised by; None: what timm says for the name.
         marks: a file of it has a tensor whose name matches one of these, and no other family's has.
         prefixes: of the vision tower's names, in the order they are looked for; without any, all names are the tower's.

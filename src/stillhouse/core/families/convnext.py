@@ -40,7 +40,7 @@ CONVNEXT = Family(
         "convnext_large.fb_in22k",
         "convnextv2_base.fcmae_ft_in22k_in1k",
     ),
-    licence="MIT; ConvNeXt V2 CC-BY-NC-4.0",
+    licence="",  # MIT, and CC-BY-NC-4.0 for V2
     statistics=IMAGENET,
     marks=(r"downsample_layers\.0\.0\.weight",),
     classifier=r"head\.(weight|bias)",

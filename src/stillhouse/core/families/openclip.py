@@ -24,7 +24,7 @@ OPENCLIP = Family(
         "vit_huge_patch14_clip_224.laion2b",
         "convnext_base.clip_laion2b",
     ),
-    licence="by release: MIT, Apache-2.0 and others",
+    licence="",
     statistics=None,
     marks=(r"(module\.)?visual\.class_embedding", r"(module\.)?visual\.trunk\..*"),
     prefixes=("module.visual.trunk.", "visual.trunk.", *PREFIXES),
