@@ -89,7 +89,7 @@ def load_weights(
     else:
         family = FAMILIES[keys]
         tower, _ = family.split(weights, classifier=getattr(model, "num_classes", 0) > 0)
-        weights, rule = family.rename(tower, wanted), positions or family.positions(tower)
+        weights, rule = family.to_timm(tower, wanted), positions or family.positions(tower)
         hint = f"it is read as a file of {family.title}: {hint}"
     weights = resample_positions(model, weights, wanted, rule)
     _require_same_tensors(weights, wanted, where, hint)

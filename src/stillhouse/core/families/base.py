@@ -54,7 +54,7 @@ class Family:
         others: what its files hold outside the prefix.
         drops: what the tower holds that an encoder does not need, without the prefix.
         classifier: names of the classifier, which is dropped unless logits are wanted; its weight is `[classes, D]`.
-        rename: (tensors of the tower, those of the timm model) -> the tensors under timm's names.
+        to_timm: (tensors of the tower, those of the timm model) -> the tensors under timm's names.
         positions: how its release resamples position embeddings, given the file's tensors.
         model_args: arguments without which timm's model is another one.
         prepare: changes to the timm model before its weights are loaded.
@@ -71,7 +71,7 @@ class Family:
     others: tuple[Drop, ...] = ()
     drops: tuple[Drop, ...] = ()
     classifier: str | None = None
-    rename: Callable[[Weights, Weights], dict[str, Tensor]] = as_they_are
+    to_timm: Callable[[Weights, Weights], dict[str, Tensor]] = as_they_are
     positions: Callable[[Weights], PositionRule] = lambda weights: "antialias"
     model_args: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = nothing

@@ -69,6 +69,6 @@ OPENAI_CLIP = Family(
     prefixes=PREFIXES,
     others=OTHERS,
     drops=(Drop("projection", "proj"),),
-    rename=rename_clip,
+    to_timm=rename_clip,
     check=_check,
 )

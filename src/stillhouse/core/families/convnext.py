@@ -44,5 +44,5 @@ CONVNEXT = Family(
     statistics=IMAGENET,
     marks=(r"downsample_layers\.0\.0\.weight",),
     classifier=r"head\.(weight|bias)",
-    rename=rename_convnext,
+    to_timm=rename_convnext,
 )

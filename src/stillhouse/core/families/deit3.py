@@ -14,6 +14,6 @@ DEIT3 = Family(
     marks=(r"blocks\.\d+\.gamma_1",),
     drops=(Drop("classifier of the distillation token", r"head_dist\..*"),),
     classifier=r"head\.(weight|bias)",
-    rename=lambda weights, wanted: renamed(weights, ((r"gamma_(\d)$", r"ls\1.gamma"),)),
+    to_timm=lambda weights, wanted: renamed(weights, ((r"gamma_(\d)$", r"ls\1.gamma"),)),
     positions=lambda weights: "plain",
 )

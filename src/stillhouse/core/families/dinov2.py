@@ -45,6 +45,6 @@ DINOV2 = Family(
         Drop("linear classifier", r"linear_head\..*"),
     ),
     drops=(Drop("mask token", "mask_token"),),
-    rename=_rename,
+    to_timm=_rename,
     positions=_positions,
 )

@@ -70,7 +70,7 @@ DINOV3 = Family(
         Drop("mask token", r"mask_token"),
         Drop("norm of local crops", r"local_cls_norm\..*"),
     ),
-    rename=_rename,
+    to_timm=_rename,
     model_args={"global_pool": "token"},
     prepare=_prepare,
     check=_check,

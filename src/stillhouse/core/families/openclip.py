@@ -30,5 +30,5 @@ OPENCLIP = Family(
     prefixes=("module.visual.trunk.", "visual.trunk.", *PREFIXES),
     others=(*OTHERS, Drop("projection", r"(module\.)?visual\.head\..*")),
     drops=(Drop("projection", "proj"),),
-    rename=_rename,
+    to_timm=_rename,
 )

@@ -55,7 +55,7 @@ SIGLIP = Family(
     prefixes=("vision_model.",),
     others=(Drop("text tower", r"text_model\..*"), Drop("temperature", "logit_scale|logit_bias")),
     drops=(Drop("position numbers", r"embeddings\.position_ids"),),
-    rename=_rename,
+    to_timm=_rename,
     positions=lambda weights: "plain",
     model_args={"act_layer": "gelu_tanh"},
 )
