@@ -23,13 +23,14 @@ Line = dict[str, Any]
 Row = dict[str, Any]
 
 
-def table_of(lines: Sequence[Line], choices: Sequence[str]) -> dict[str, Row]:
-    """A row a choice that has students: what it takes and keeps, its students, and how far from those of fp16."""
+def table_of(lines: Sequence[Line], choices: Sequence[str], reference: str = REFERENCE) -> dict[str, Row]:
+    """A row a choice that has students: what it takes and keeps, its students, and how far from those of `reference`."""
     by_choice = {name: {line["seed"]: line for line in lines if line["choice"] == name} for name in choices}
-    return {name: _row(by_seed, by_choice.get(REFERENCE, {}), name) for name, by_seed in by_choice.items() if by_seed}
+    theirs = by_choice.get(reference, {})
+    return {name: _row(by_seed, {} if name == reference else theirs) for name, by_seed in by_choice.items() if by_seed}
 
 
-def _row(by_seed: Mapping[int, Line], reference: Mapping[int, Line], name: str) -> Row:
+def _row(by_seed: Mapping[int, Line], reference: Mapping[int, Line]) -> Row:
     one = next(iter(by_seed.values()))
     row: Row = {"seeds": len(by_seed)}
     if "bits" in one:
@@ -44,7 +45,7 @@ def _row(by_seed: Mapping[int, Line], reference: Mapping[int, Line], name: str) 
         if len(values) > 1:
             row[measure]["deviation"] = statistics.stdev(values.values())
         theirs = {seed: line[measure] for seed, line in reference.items() if line.get(measure) is not None}
-        if name != REFERENCE and theirs:
+        if theirs:
             row[measure] |= compared(values, theirs)
     return row
 
@@ -72,16 +73,16 @@ def compared(values: Mapping[int, float], reference: Mapping[int, float]) -> Row
     return found
 
 
-def print_table(table: Mapping[str, Row]) -> None:
+def print_table(table: Mapping[str, Row], reference: str = REFERENCE) -> None:
     for name, row in table.items():
         kept = f"{row['bits']:6.3f} bits, {row['snr_db']:6.2f} dB" if "bits" in row else " " * 22
         print(f"{name:12} {kept}, {row['seeds']} seeds")
         for measure in MEASURES:
             if measure in row:
-                print(f"  {measure:9} {_told(row[measure])}")
+                print(f"  {measure:9} {_told(row[measure], reference)}")
 
 
-def flat(row: Row) -> dict[str, float | str]:
+def flat(row: Row, reference: str = REFERENCE) -> dict[str, float | str]:
     """A row for a page: one value a column, intervals as text."""
     found: dict[str, float | str] = {key: row[key] for key in ("bits", "snr_db", "seeds") if key in row}
     for measure in MEASURES:
@@ -91,17 +92,17 @@ def flat(row: Row) -> dict[str, float | str]:
         deviation = f" ± {it['deviation']:.3f}" if "deviation" in it else ""
         found[measure] = f"{it['mean']:.3f}{deviation}"
         if "low" in it:
-            found[f"{measure} to fp16"] = (
+            found[f"{measure} to {reference}"] = (
                 f"{it['difference']:+.3f} [{it['low']:+.3f}, {it['high']:+.3f}] {it['verdict']}"
             )
     return found
 
 
-def _told(found: Row) -> str:
+def _told(found: Row, reference: str) -> str:
     parts = [f"{found['mean']:.4f}" + (f" ± {found['deviation']:.4f}" if "deviation" in found else "")]
     if "difference" in found:
         interval = f" [{found['low']:+.4f}, {found['high']:+.4f}]" if "low" in found else ""
-        parts.append(f"to fp16 {found['difference']:+.4f}{interval}")
+        parts.append(f"to {reference} {found['difference']:+.4f}{interval}")
     if "verdict" in found:
         parts += [f"{found['in_deviations']:+.2f} deviations", found["verdict"]]
     return ", ".join(parts)
