@@ -35,18 +35,21 @@ class Kept:
     student_high: float
     untrained: float
     share: float
-    """Student over teacher."""
+    """Student over teacher, or teacher over student where lower is better."""
     gap_closed: float
     """(student - untrained) over (teacher - untrained)."""
     gain: float
-    """Student minus untrained; `gain_low` and `gain_high` from a paired bootstrap."""
+    """Student minus untrained, or the other way round where lower is better; its ends from a paired bootstrap."""
     gain_low: float
     gain_high: float
+    metric: str = "top1"
+    percent: bool = True
+    higher_is_better: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; null where a share has no meaning (JSON has no NaN)."""
-        lost = {name for name in ("share", "gap_closed") if math.isnan(getattr(self, name))}
-        return asdict(self) | dict.fromkeys(lost)
+        found = asdict(self)
+        return {name: None if isinstance(it, float) and math.isnan(it) else it for name, it in found.items()}
 
 
 def keep(
@@ -62,10 +65,11 @@ def keep(
         seed=config.seed,
         num=config.bootstrap,
     )
-    return tuple(_flat(row) for row in found.probes)
+    return tuple(flat(row) for row in found.probes)
 
 
-def _flat(row: ProbeRetention) -> Kept:
+def flat(row: ProbeRetention) -> Kept:
+    """Retention on one probe or task as one row of numbers."""
     return Kept(
         row.probe,
         *_ends(row.teacher),
@@ -74,6 +78,9 @@ def _flat(row: ProbeRetention) -> Kept:
         _or_nan(row.share_of_teacher),
         _or_nan(row.gap_closed),
         *_ends(row.gain),
+        row.metric,
+        row.percent,
+        row.higher_is_better,
     )
 
 

@@ -42,18 +42,24 @@ class ProbeRetention:
     student: Interval
     untrained: Interval
     gain: Interval
-    """Student minus untrained, paired."""
+    """Student minus untrained, paired; the other way round where lower is better."""
+    percent: bool = True
+    higher_is_better: bool = True
 
     @property
     def share_of_teacher(self) -> float | None:
-        """student / teacher; None when the teacher scores 0."""
-        return self.student.value / self.teacher.value if self.teacher.value > 0 else None
+        """student / teacher, or teacher / student where lower is better; None when that divides by 0."""
+        above, below = self.student.value, self.teacher.value
+        if not self.higher_is_better:
+            above, below = below, above
+        return above / below if below > 0 else None
 
     @property
     def gap_closed(self) -> float | None:
         """(student - untrained) / (teacher - untrained); None when the teacher is no better than the untrained."""
-        gap = self.teacher.value - self.untrained.value
-        return (self.student.value - self.untrained.value) / gap if gap > 0 else None
+        sign = 1 if self.higher_is_better else -1
+        gap = sign * (self.teacher.value - self.untrained.value)
+        return sign * (self.student.value - self.untrained.value) / gap if gap > 0 else None
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ def bootstrap_interval(
     """A score and its percentile interval over `num` redrawings of the N test images."""
     score = METRICS[metric]
     value = score(predictions_N, labels_N)
-    draws = [score(predictions_N[rows], labels_N[rows]) for rows in _redrawn(len(labels_N), num, seed)]
-    return _percentiles(value, draws, level)
+    draws = [score(predictions_N[rows], labels_N[rows]) for rows in redrawn(len(labels_N), num, seed)]
+    return percentiles(value, draws, level)
 
 
 def paired_interval(
@@ -145,9 +151,9 @@ def paired_interval(
     value = score(first_N, labels_N) - score(second_N, labels_N)
     draws = [
         score(first_N[rows], labels_N[rows]) - score(second_N[rows], labels_N[rows])
-        for rows in _redrawn(len(labels_N), num, seed)
+        for rows in redrawn(len(labels_N), num, seed)
     ]
-    return _percentiles(value, draws, level)
+    return percentiles(value, draws, level)
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -165,7 +171,7 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, level)
 
 
-def _redrawn(num_samples: int, num: int, seed: int) -> Iterator[IntArray]:
+def redrawn(num_samples: int, num: int, seed: int) -> Iterator[IntArray]:
     """`num` draws of `num_samples` row numbers with replacement; the same for every probe and encoder."""
     for draw in range(num):
         words = uniform_words(seed, num_samples, "bootstrap", draw)
@@ -173,6 +179,7 @@ def _redrawn(num_samples: int, num: int, seed: int) -> Iterator[IntArray]:
         yield (((words >> np.uint64(32)) * np.uint64(num_samples)) >> np.uint64(32)).astype(np.int64)
 
 
-def _percentiles(value: float, draws: Sequence[float], level: float) -> Interval:
+def percentiles(value: float, draws: Sequence[float], level: float) -> Interval:
+    """A value with the percentile interval of its redrawings."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), level)
