@@ -17,6 +17,7 @@ import torch
 import typer
 
 from stillhouse import __version__, cli
+from stillhouse import guarded as module
 from stillhouse.core.errors import (
     BusyError,
     CorruptError,
@@ -32,7 +33,20 @@ from stillhouse.core.events import Reporter
 from stillhouse.core.families import FAMILIES
 from stillhouse.testing import Ended, run_here
 
-VERBS = ("run", "ingest", "extract", "distill", "eval", "export", "inspect", "verify", "repair", "gc", "models")
+VERBS = (
+    "run",
+    "ingest",
+    "extract",
+    "distill",
+    "eval",
+    "export",
+    "inspect",
+    "verify",
+    "repair",
+    "gc",
+    "models",
+    "doctor",
+)
 
 
 def refused(ended: Ended, status: int = 2) -> str:
@@ -64,7 +78,7 @@ def test_options_are_few_and_known() -> None:
         found |= {f"{verb} {option}" for parameter in its.params for option in parameter.opts if option[:1] == "-"}
     known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "models --pretrained"}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
-    known |= {"gc --older-than", "gc --dry-run"}
+    known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}
     assert found == known | {f"{verb} --json" for verb in VERBS}
 
@@ -92,7 +106,7 @@ def guarded(what: BaseException | Body | None, *, as_json: bool = False) -> Ende
                 raise what
             return (0, {"fine": True}) if what is None else what(reporter)
 
-        cli._guarded(as_json, body)
+        module.guarded(as_json, body)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "app", app)
@@ -175,7 +189,7 @@ def handlers() -> Iterator[None]:
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_is_no_exception_that_a_library_swallows(number: signal.Signals) -> None:
     """timm and torch try imports and catch every Exception."""
-    cli._stop_on_signals()
+    module._stop_on_signals()
     with pytest.raises(KeyboardInterrupt, match=number.name):
         try:
             os.kill(os.getpid(), number)
@@ -185,8 +199,8 @@ def test_a_signal_is_no_exception_that_a_library_swallows(number: signal.Signals
 
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_that_is_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "AGAIN_S", 0.05)
-    cli._stop_on_signals()
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    module._stop_on_signals()
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -197,7 +211,7 @@ def test_a_signal_that_is_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_in_the_import_machinery_waits_until_it_is_left() -> None:
     """What is raised in there may be raised in a callback, from which nothing can be raised."""
-    cli._stop_on_signals()
+    module._stop_on_signals()
     inside = compile("os.kill(os.getpid(), 15)\nreached = True", "<frozen importlib._bootstrap>", "exec")
     found: dict[str, Any] = {"os": os}
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):

@@ -4,30 +4,21 @@ Exit codes: 0 done · 1 a fault of stillhouse · 2 wrong command, config or data
 bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quarantine · 8 stopped, run again to go on.
 """
 
-import contextlib
 import gc
-import json
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stillhouse import __version__
 from stillhouse.core.errors import (
-    EXIT_INTERNAL,
     EXIT_OK,
-    EXIT_PREEMPTED,
     EXIT_QUARANTINED,
-    EXIT_RESOURCE,
-    Preempted,
     UsageError,
 )
+
+from .guarded import guarded
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
@@ -41,9 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-AGAIN_S = 3.0
-"""Seconds after which a stop is asked for again, should nothing have come of it."""
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A pipeline.yaml.")]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.")]
@@ -177,7 +165,7 @@ def export_verb(
 
         return EXIT_OK, export_run(run, to, out, averaged=ema, notice=notice, reporter=reporter)
 
-    _guarded(as_json, body)
+    guarded(as_json, body)
 
 
 @app.command("inspect")
@@ -192,7 +180,7 @@ def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
             print_inspection(facts)
         return EXIT_OK, facts
 
-    _guarded(as_json, body)
+    guarded(as_json, body)
 
 
 @app.command("verify")
@@ -220,7 +208,7 @@ def verify_verb(
         checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
         return verify_store(store, checks, reporter)
 
-    _guarded(as_json, body)
+    guarded(as_json, body)
 
 
 @app.command("repair")
@@ -259,7 +247,26 @@ def gc_verb(
 
         return collect_store(store, older_than, dry_run, reporter)
 
-    _guarded(as_json, body)
+    guarded(as_json, body)
+
+
+@app.command("doctor")
+def doctor_verb(
+    folder: Annotated[Path, typer.Argument(help="Where the store is or is going to be.")] = Path(),
+    hub: Annotated[bool, typer.Option(help="Try to reach the hub that weights come from.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out whether this machine and this disk can do the work: memory, devices, packages, locks, links, fsync, hub."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import doctor
+
+        findings = doctor.examine(folder, hub=hub)
+        if not as_json:
+            doctor.print_findings(findings)
+        return doctor.exit_code(findings), doctor.as_json(findings)
+
+    guarded(as_json, body)
 
 
 @app.command("models")
@@ -278,7 +285,7 @@ def models_verb(
             models.print_models(names, rows)
         return EXIT_OK, models.as_json(names, rows)
 
-    _guarded(as_json, body)
+    guarded(as_json, body)
 
 
 def _seeds(pipeline: "PipelineConfig", num: int | None) -> list[int]:
@@ -303,78 +310,7 @@ def _with_config(
         reporter.open_events(Path(pipeline.out))
         return body(pipeline, reporter)
 
-    _guarded(as_json, loaded)
-
-
-def _guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any]]]) -> None:
-    """Run a verb; errors become one line (or one JSON object) and an exit code."""
-    from stillhouse.core.events import Reporter
-    from stillhouse.explain import explained
-
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a path may be no text at all
-    reporter = Reporter()
-    stopped_by = _stop_on_signals()
-    try:
-        code, facts = body(reporter)
-        if as_json:
-            typer.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
-    except BrokenPipeError:
-        raise  # whoever read the output has seen enough; typer ends quietly
-    except (Exception, KeyboardInterrupt) as found:  # noqa: BLE001 - the one place where everything is explained
-        _on_signals(signal.SIG_IGN)  # it ends in a moment
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        error = explained(KeyboardInterrupt(stopped_by()) if stopped_by() else found)  # a cleanup may fail after it
-        code = error.exit_code
-        if code == EXIT_INTERNAL:
-            traceback.print_exc()
-        if as_json:
-            told = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": code}
-            with contextlib.suppress(OSError):  # a full disk behind stdout may be what is explained here
-                typer.echo(json.dumps({"error": told}, ensure_ascii=False))
-        reporter.say(f"{'stopped' if isinstance(error, Preempted) else 'error'}: {error}")
-    finally:
-        _on_signals(signal.SIG_IGN)  # what is done is done, and says so
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        reporter.close()
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or it is tried again at the end, and told badly
-        code = code or EXIT_RESOURCE
-        print(f"error: what was to be printed could not be: {error.strerror}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def _stop_on_signals() -> Callable[[], str]:
-    """SIGINT and SIGTERM stop at the next chance with exit code 8; a second one at once.
-
-    Returns a function that names the signal that came, if one did.
-
-    What is raised is a KeyboardInterrupt: libraries catch any Exception of an import that fails, and would lose it.
-    Some lose this too: Python drops what is raised in a callback of its garbage collector. So an alarm repeats it.
-    """
-    name = ""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal name
-        _on_signals(lambda *_: os._exit(EXIT_PREEMPTED))
-        name = name or signal.Signals(number).name
-        importing = frame is not None and frame.f_code.co_filename.startswith("<frozen importlib")
-        signal.setitimer(signal.ITIMER_REAL, 0.01 if importing else AGAIN_S)
-        if not importing:
-            raise KeyboardInterrupt(name)
-
-    _on_signals(stop)
-    signal.signal(signal.SIGALRM, stop)
-    return lambda: name
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
+    guarded(as_json, loaded)
 
 
 def main() -> None:
