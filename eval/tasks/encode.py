@@ -6,6 +6,7 @@ Legend: B batch, C channels, H and W pixels, S side, N images, D width.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -72,13 +73,26 @@ def encode_files(
     subject: Subject, paths: Sequence[Path], transform: Transform, context: Context, *, num_blocks: int = 1
 ) -> Encoded:
     """Features of image files in order, float32; progress is told to the context's reporter."""
+    reads = [partial(_read, path, transform) for path in paths]
+    return encode_pixels(subject, reads, transform.mean_std(subject), context, num_blocks=num_blocks)
+
+
+def encode_pixels(
+    subject: Subject,
+    reads: Sequence[Callable[[], NDArray[np.uint8]]],
+    mean_std: tuple[Sequence[float], Sequence[float]],
+    context: Context,
+    *,
+    num_blocks: int = 1,
+) -> Encoded:
+    """Features of uint8 [S, S, 3], float32, in order; `reads` are called in threads, a batch at a time."""
     device = pick_device(context.device)
     encoder = subject.encoder.to(device)
-    mean, std = transform.mean_std(subject)
+    mean, std = mean_std
     cls: list[list[FloatArray]] = []
     means: list[FloatArray] = []
-    with context.reporter.task(f"eval {subject.name}: features", len(paths)) as task:
-        for pixels_BSSC in _batches(paths, transform.pixels, context):
+    with context.reporter.task(f"eval {subject.name}: features", len(reads)) as task:
+        for pixels_BSSC in _batches(reads, context):
             with torch.inference_mode():
                 x_BCHW = normalise(pixels_BSSC, mean, std, device)
                 blocks, patch_BTD = encoder.last_blocks(x_BCHW, num_blocks)
@@ -88,10 +102,12 @@ def encode_files(
     return Encoded(tuple(np.concatenate(parts) for parts in zip(*cls, strict=True)), np.concatenate(means))
 
 
-def _batches(
-    paths: Sequence[Path], pixels: Callable[[Image.Image], NDArray[np.uint8]], context: Context
-) -> Iterator[NDArray[np.uint8]]:
+def _read(path: Path, transform: Transform) -> NDArray[np.uint8]:
+    return transform.pixels(read_image(path))
+
+
+def _batches(reads: Sequence[Callable[[], NDArray[np.uint8]]], context: Context) -> Iterator[NDArray[np.uint8]]:
     with ThreadPoolExecutor(context.threads) as pool:
-        for start in range(0, len(paths), context.batch):
-            part = paths[start : start + context.batch]
-            yield np.stack(list(pool.map(lambda path: pixels(read_image(path)), part)))
+        for start in range(0, len(reads), context.batch):
+            part = reads[start : start + context.batch]
+            yield np.stack(list(pool.map(lambda read: read(), part)))
