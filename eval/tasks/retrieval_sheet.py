@@ -7,17 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..pictures import Pixels
 from ..probe import FloatArray
 from .base import Example
+from .borders import ASKED, RIGHT, WRONG, framed, spread
 from .files import read_image
 from .retrieval_sets import Query, RetrievalSet
 
 NUM_SHOWN, NUM_NEAREST = 6, 5
-SIDE_PX, BORDER_PX = 128, 5
-RIGHT, WRONG, ASKED = (26, 127, 55), (207, 34, 46), (140, 140, 140)
 
 
 def sheet(
@@ -30,7 +28,7 @@ def sheet(
 ) -> tuple[Example, ...]:
     """A few queries, spread evenly over those with a positive whatever an encoder says of them, and their five nearest."""
     asked = [row for row, query in enumerate(found.queries) if len(query.judged[difficulty][0])]
-    chosen = [asked[i * len(asked) // NUM_SHOWN] for i in range(NUM_SHOWN)] if len(asked) > NUM_SHOWN else asked
+    chosen = [asked[place] for place in spread(len(asked), NUM_SHOWN)]
     return tuple(
         _example(found, found.queries[row], difficulty, ranked_QN[row], database_ND @ queries_QD[row], image_of)
         for row in chosen
@@ -52,9 +50,3 @@ def _example(
         title = f"{'right' if right else 'wrong'}, cosine {cosines_N[row]:.2f}"
         panels.append((title, framed(read_image(found.database[row]), RIGHT if right else WRONG)))
     return Example(key=f"{query.path.parent.name}/{query.path.name}", panels=tuple(panels))
-
-
-def framed(image: Image.Image, colour: tuple[int, int, int]) -> Pixels:
-    """uint8 [h, w, 3]: the image at most `SIDE_PX` a side, in a border of one colour."""
-    small = ImageOps.contain(image, (SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
-    return np.asarray(ImageOps.expand(small, BORDER_PX, colour))
