@@ -56,7 +56,8 @@ def folders(tmp_path: Path) -> Path:
 def ucf101(tmp_path: Path) -> Path:
     lists = tmp_path / "ucfTrainTestlist"
     lists.mkdir()
-    train, test = [], []
+    train: list[str] = []
+    test: list[str] = []
     for at, label in enumerate(COLOURS):
         for group in range(1, 6):
             film(tmp_path / "UCF-101" / label / f"v_{label}_g{group:02d}_c01", label, 10 * at + group, num=2)
