@@ -17,6 +17,7 @@ from stillhouse.eval.subjects import Subject
 from stillhouse.eval.tasks.action_sets import Clip, read_folders, read_ucf101
 from stillhouse.eval.tasks.actions import ActionsConfig, ActionsTask
 from stillhouse.eval.tasks.base import Context
+from stillhouse.eval.tasks.run import TaskRuns
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
 from stillhouse.storage.decode import encode_png
 from stillhouse.storage.specs import Preprocessing
@@ -188,3 +189,10 @@ def test_a_frame_that_is_another_is_another_data_set(folders: Path) -> None:
     assert task.identity() == before
     (folders / "val" / "Archery" / "clip0" / "frame2.jpg").write_bytes(b"other")
     assert task.identity() != before
+
+
+def test_what_was_found_is_kept_and_read_again(folders: Path, subject: Subject, tmp_path: Path) -> None:
+    task = ActionsTask(ActionsConfig(path=str(folders), frames=1, probe=PROBE))
+    runs = TaskRuns(tmp_path / "runs", CONTEXT)
+    first, second = (runs.judge(task, "tiny", "weights", lambda: subject) for _ in range(2))
+    assert runs.num_judged == 1 and second.result.details == first.result.details and second.score == first.score

@@ -20,6 +20,7 @@ from stillhouse.eval.subjects import Subject
 from stillhouse.eval.tasks.base import Context
 from stillhouse.eval.tasks.retrieval import RetrievalConfig, RetrievalTask
 from stillhouse.eval.tasks.retrieval_sets import read_instances, read_revisited
+from stillhouse.eval.tasks.run import TaskRuns
 from stillhouse.eval.tasks.sizes import at_size, nearest_size
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, random_weights
 from stillhouse.storage.decode import encode_png
@@ -308,3 +309,9 @@ def test_the_sheet_says_right_and_wrong(folders: Path, subject: Subject) -> None
         assert tuple(pixels[0, 0]) == tuple(pixels[-1, -1]) == colour and pixels.dtype == np.uint8
         assert max(pixels.shape[:2]) == 128 + 10
     assert sum(title.startswith("right") for title in titles) in (1, 2)
+
+
+def test_what_was_found_is_kept_and_read_again(folders: Path, subject: Subject, tmp_path: Path) -> None:
+    task, runs = RetrievalTask(RetrievalConfig(path=str(folders), set="folder")), TaskRuns(tmp_path / "runs", CONTEXT)
+    first, second = (runs.judge(task, "tiny", "weights", lambda: subject) for _ in range(2))
+    assert runs.num_judged == 1 and second.result.details == first.result.details and second.score == first.score
