@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from stillhouse.core.errors import UsageError
 from stillhouse.core.rng import permutation
 
@@ -27,3 +29,19 @@ def hold_out(labels_N: IntArray, fraction: float, seed: int, purpose: str) -> tu
     fit, held = order_N[num_held:], order_N[:num_held]
     check_classes(labels_N[fit], f"the training samples left after holding out {num_held} for {purpose}")
     return fit, held
+
+
+def rest_of(labels_N: IntArray, held: IntArray, purpose: str) -> IntArray:
+    """The rows that are not in `held`, rising: what is fitted where the rows to choose on are given.
+
+    Raises:
+        UsageError: nothing is held out, or fewer than two classes would be left to fit.
+    """
+    fit = np.setdiff1d(np.arange(len(labels_N)), held)
+    if not len(held):
+        raise UsageError(
+            f"no training sample is held out for {purpose}",
+            hint="give more labelled training samples, or a validation part",
+        )
+    check_classes(labels_N[fit], f"the training samples left after holding out {len(held)} for {purpose}")
+    return fit

@@ -3,6 +3,7 @@
 Shape letters: N train images, Q test images, K neighbours, D width, C classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -70,6 +71,31 @@ class KnnProbe:
             chosen={"k": headline, "temperature": self.config.temperature, "selection": "fixed beforehand"},
             details=details,
         )
+
+    def fit(self, train: Features) -> "KnnClassifier":
+        """The training images as voters, `report_k` of them for each image."""
+        check_features(train, train)
+        k = min(self.config.report_k, len(train))
+        return KnnClassifier(
+            unit_rows(train.cls), train.labels, train.num_classes, k, self.config.temperature, {"k": k}
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class KnnClassifier:
+    """Training images with their classes; the k nearest vote with exp(similarity / temperature)."""
+
+    train_ND: FloatArray
+    labels_N: IntArray
+    num_classes: int
+    k: int
+    temperature: float
+    chosen: Mapping[str, Any]
+
+    def scores(self, feats: Features) -> NDArray[np.float64]:
+        """Votes of each class, float64 [N, C]; they sum to 1."""
+        neighbours_QK, sims_QK = nearest(self.train_ND, unit_rows(feats.cls), self.k)
+        return _votes(self.labels_N[neighbours_QK], _softmax(sims_QK / self.temperature), self.num_classes)
 
 
 def unit_rows(feats_ND: FloatArray) -> FloatArray:

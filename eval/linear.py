@@ -11,21 +11,23 @@ batch / 256, a cosine to 0, the sum of the heads' cross-entropies. Two differenc
   cross-entropy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from stillhouse.core.config import Config
+from stillhouse.core.errors import UsageError
 
-from .holdout import hold_out
+from .holdout import hold_out, rest_of
 from .metrics import all_scores, top1
 from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
 from .standardise import Standardiser
 
 if TYPE_CHECKING:
-    from .linear_heads import Judged, Layout
+    from .linear_heads import Judged, Layout, Schedule, WideHead
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 
@@ -55,57 +57,109 @@ class LinearProbe:
     config: LinearConfig = field(default_factory=LinearConfig)
     name: ClassVar[str] = "linear"
 
-    def run(self, train: Features, test: Features) -> ProbeResult:
+    def run(self, train: Features, test: Features, *, held: IntArray | None = None) -> ProbeResult:
+        """As every probe; `held` are the rows of `train` on which the head is chosen, None: a seeded draw."""
         from .linear_heads import wide_features
 
         check_features(train, test)
-        train_NW, layouts = wide_features(train)
-        test_NW, _ = wide_features(test)
-        final = _Split(train_NW, train.labels, test_NW, test.labels)
-        choice = final
         if self.config.selection == "holdout":
-            fit, held = hold_out(train.labels, self.config.holdout, self.config.seed, self.name)
-            choice = _Split(train_NW[fit], train.labels[fit], train_NW[held], train.labels[held])
-        grid = self._train(choice, layouts, self.config.learning_rates, train.num_classes)
-        best = max(grid, key=lambda scored: scored.best)
-        if choice is final:
-            predictions_N = best.predictions_HN[best.best_rate]
+            grid, best = self._choose(train, held)
+            predictions_N = self._fit(train, best).scores(test).argmax(axis=1).astype(np.int64)
         else:
-            (retrained,) = self._train(final, (best.layout,), (self._rate(best),), train.num_classes)
-            (predictions_N,) = retrained.predictions_HN
-        return self._result(grid, best, predictions_N, test.labels)
+            train_NW, layouts = wide_features(train)
+            test_NW, _ = wide_features(test)
+            split = _Split(train_NW, train.labels, test_NW, test.labels)
+            grid = self._train(split, layouts, train.num_classes)
+            best = max(grid, key=lambda scored: scored.best)
+            predictions_N = best.predictions_HN[best.best_rate]
+        return ProbeResult(
+            name=self.name,
+            scores=all_scores(predictions_N, test.labels),
+            predictions=predictions_N,
+            chosen=self._chosen(grid, best),
+            details={"selection_top1": {scored.layout.name: scored.scores_H for scored in grid}},
+        )
 
-    def _train(
-        self, split: "_Split", layouts: "tuple[Layout, ...]", learning_rates: tuple[float, ...], num_classes: int
-    ) -> "list[_Scored]":
-        from .linear_heads import Schedule, judge_heads, train_heads
+    def fit(self, train: Features) -> "LinearClassifier":
+        """The head that is best on held-out training images, trained on all of them.
+
+        Raises:
+            UsageError: `selection: test`; which test images would it be?
+        """
+        if self.config.selection == "test":
+            raise UsageError(
+                "a linear head for other images cannot be chosen on the test images", hint="set selection: holdout"
+            )
+        check_features(train, train)
+        return self._fit(train, self._choose(train, None)[1])
+
+    def _choose(self, train: Features, held: IntArray | None) -> "tuple[list[_Scored], _Scored]":
+        """All heads as they do on the held-out rows, and the best one's layout."""
+        from .linear_heads import wide_features
+
+        if held is None:
+            fit, held = hold_out(train.labels, self.config.holdout, self.config.seed, self.name)
+        else:
+            fit = rest_of(train.labels, held, self.name)
+        train_NW, layouts = wide_features(train)
+        split = _Split(train_NW[fit], train.labels[fit], train_NW[held], train.labels[held])
+        grid = self._train(split, layouts, train.num_classes)
+        return grid, max(grid, key=lambda scored: scored.best)
+
+    def _fit(self, train: Features, best: "_Scored") -> "LinearClassifier":
+        from .linear_heads import train_heads, wide_features
+
+        train_NW, _ = wide_features(train)
+        scaler = Standardiser.fit(train_NW) if self.config.standardise else None
+        inputs_NW = scaler.apply(train_NW).astype(np.float32) if scaler else train_NW
+        rates = (self._rate(best),)
+        (head,) = train_heads(inputs_NW, train.labels, train.num_classes, (best.layout,), rates, self._schedule)
+        return LinearClassifier(head, scaler, {"layout": best.layout.name, "learning_rate": rates[0]})
+
+    def _train(self, split: "_Split", layouts: "tuple[Layout, ...]", num_classes: int) -> "list[_Scored]":
+        from .linear_heads import judge_heads, train_heads
 
         if self.config.standardise:
             split = split.standardised()
-        schedule = Schedule(iterations=self.config.iterations, batch=self.config.batch, seed=self.config.seed)
-        heads = train_heads(split.fit_NW, split.fit_labels, num_classes, layouts, learning_rates, schedule)
+        rates = self.config.learning_rates
+        heads = train_heads(split.fit_NW, split.fit_labels, num_classes, layouts, rates, self._schedule)
         judged = (judge_heads(split.eval_NW, split.eval_labels, head) for head in heads)
         return [_Scored(each, split.eval_labels) for each in judged]
+
+    @property
+    def _schedule(self) -> "Schedule":
+        from .linear_heads import Schedule
+
+        return Schedule(iterations=self.config.iterations, batch=self.config.batch, seed=self.config.seed)
 
     def _rate(self, best: "_Scored") -> float:
         return self.config.learning_rates[best.best_rate]
 
-    def _result(
-        self, grid: "list[_Scored]", best: "_Scored", predictions_N: IntArray, labels_N: IntArray
-    ) -> ProbeResult:
+    def _chosen(self, grid: "list[_Scored]", best: "_Scored") -> dict[str, Any]:
         num_heads = len(grid) * len(self.config.learning_rates)
         images = "the test images" if self.config.selection == "test" else "held-out training images"
-        return ProbeResult(
-            name=self.name,
-            scores=all_scores(predictions_N, labels_N),
-            predictions=predictions_N,
-            chosen={
-                "layout": best.layout.name,
-                "learning_rate": self._rate(best),
-                "selection": f"best of {num_heads} heads on {images}",
-            },
-            details={"selection_top1": {scored.layout.name: scored.scores_H for scored in grid}},
-        )
+        return {
+            "layout": best.layout.name,
+            "learning_rate": self._rate(best),
+            "selection": f"best of {num_heads} heads on {images}",
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LinearClassifier:
+    """One trained head, and the scaling before it."""
+
+    head: "WideHead"
+    scaler: Standardiser | None
+    chosen: Mapping[str, Any]
+
+    def scores(self, feats: Features) -> FloatArray:
+        """Logits, float32 [N, C]."""
+        from .linear_heads import logits_of, wide_features
+
+        feats_NW, _ = wide_features(feats)
+        inputs_NW = self.scaler.apply(feats_NW).astype(np.float32) if self.scaler else feats_NW
+        return np.concatenate([logits_BHC[:, 0].numpy() for _, logits_BHC in logits_of(inputs_NW, self.head)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,20 +119,24 @@ class Judged:
     losses_H: NDArray[np.float64]
 
 
-@torch.no_grad()
 def judge_heads(feats_NW: FloatArray, labels_N: IntArray, head: WideHead) -> Judged:
     """Predict with every learning rate's head; of equal logits the lowest class."""
-    num_rates = len(head.learning_rates)
-    losses_H = np.zeros(num_rates)
+    losses_H = np.zeros(len(head.learning_rates))
     parts = []
+    for rows, logits_BHC in logits_of(feats_NW, head):
+        logs_BHC = torch.log_softmax(logits_BHC.double(), dim=2).numpy()
+        losses_H -= logs_BHC[np.arange(len(logits_BHC)), :, labels_N[rows]].sum(axis=0)
+        parts.append(logits_BHC.numpy().argmax(axis=2).T)
+    return Judged(head.layout, np.concatenate(parts, axis=1, dtype=np.int64), losses_H / len(feats_NW))
+
+
+def logits_of(feats_NW: FloatArray, head: WideHead) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(rows, float32 logits [B, H, C]) of one piece of the images after the other."""
     for start in range(0, len(feats_NW), PREDICT_ROWS):
         rows = slice(start, start + PREDICT_ROWS)
         inputs_BD = torch.from_numpy(feats_NW[rows, head.layout.start : head.layout.stop])
-        logits_BHC = torch.addmm(head.bias_HC, inputs_BD, head.weight_DHC).view(len(inputs_BD), num_rates, -1)
-        logs_BHC = torch.log_softmax(logits_BHC.double(), dim=2).numpy()
-        losses_H -= logs_BHC[np.arange(len(inputs_BD)), :, labels_N[rows]].sum(axis=0)
-        parts.append(logits_BHC.numpy().argmax(axis=2).T)
-    return Judged(head.layout, np.concatenate(parts, axis=1, dtype=np.int64), losses_H / len(feats_NW))
+        logits_BHC = torch.addmm(head.bias_HC, inputs_BD, head.weight_DHC)
+        yield rows, logits_BHC.view(len(inputs_BD), len(head.learning_rates), -1)
 
 
 def batches(num: int, schedule: Schedule) -> Iterator[torch.Tensor]:

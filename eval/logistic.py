@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from stillhouse.core.config import Config
 
-from .holdout import hold_out
+from .holdout import hold_out, rest_of
 from .metrics import METRICS, MetricName, all_scores
 from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
 from .standardise import Standardiser
@@ -70,19 +71,28 @@ class LogisticProbe:
     def name(self) -> str:
         return f"logistic-{self.config.preset}"
 
-    def run(self, train: Features, test: Features) -> ProbeResult:
-        check_features(train, test)
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values of C, rising."""
         preset = PRESETS[self.config.preset]
-        grid = tuple((10.0 ** np.linspace(preset.low, preset.high, self.config.num_c)).tolist())
-        fit, held = hold_out(train.labels, preset.holdout, self.config.seed, self.name)
+        return tuple((10.0 ** np.linspace(preset.low, preset.high, self.config.num_c)).tolist())
+
+    def run(self, train: Features, test: Features, *, held: IntArray | None = None) -> ProbeResult:
+        """As every probe; `held` are the rows of `train` on which C is chosen, None: a seeded draw by the preset's share."""
+        check_features(train, test)
+        preset, grid = PRESETS[self.config.preset], self.grid
+        if held is None:
+            fit, held = hold_out(train.labels, preset.holdout, self.config.seed, self.name)
+        else:
+            fit = rest_of(train.labels, held, self.name)
         metric = METRICS[self.config.select_by]
         scores, iterations, not_converged = [], [], []
-        for c, model in self._models(train.cls[fit], train.labels[fit], grid):
+        for c, model in self.models(train.cls[fit], train.labels[fit], grid):
             scores.append(metric(model.predict(train.cls[held]), train.labels[held]))
             iterations.append(model.fit.iterations)
             not_converged += [] if model.fit.converged else [c]
-        best = _best(scores, preset.ties)
-        *_, (_, final) = self._models(train.cls, train.labels, grid[best % FINAL_STRIDE : best + 1 : FINAL_STRIDE])
+        best = best_of(scores, preset.ties)
+        final = self.final_model(train.cls, train.labels, best)
         predictions_N = final.predict(test.cls)
         return ProbeResult(
             name=self.name,
@@ -102,9 +112,15 @@ class LogisticProbe:
             },
         )
 
-    def _models(
+    def final_model(self, feats_ND: FloatArray, labels_N: IntArray, best: int) -> "LogisticClassifier":
+        """The fit at the C that was chosen, number `best` of the grid."""
+        *_, (_, final) = self.models(feats_ND, labels_N, self.grid[best % FINAL_STRIDE : best + 1 : FINAL_STRIDE])
+        return final
+
+    def models(
         self, feats_ND: FloatArray, labels_N: IntArray, cs: tuple[float, ...]
-    ) -> Iterator[tuple[float, "_Classifier"]]:
+    ) -> Iterator[tuple[float, "LogisticClassifier"]]:
+        """(C, fit) for each C, in order, with the preset's scaling by these features."""
         from .logistic_solver import fit_path
 
         scaler = Standardiser.fit(feats_ND) if PRESETS[self.config.preset].standardise else None
@@ -112,25 +128,28 @@ class LogisticProbe:
         classes_K, targets_N = np.unique(labels_N, return_inverse=True)
         inputs_ND = scaler.apply(feats_ND) if scaler else feats_ND.astype(np.float64)
         for fit in fit_path(inputs_ND, targets_N, len(classes_K), cs, self.config.max_iter):
-            yield fit.c, _Classifier(fit, classes_K, scaler)
+            yield fit.c, LogisticClassifier(fit, classes_K, scaler)
 
 
 @dataclass(frozen=True, eq=False)
-class _Classifier:
+class LogisticClassifier:
     """A fit, and what surrounds it: the scaling before, the class numbers after."""
 
     fit: "Fit"
     classes_K: IntArray
     scaler: Standardiser | None
 
+    def logits(self, feats_ND: FloatArray) -> NDArray[np.float64]:
+        """float64 [N, K], of the classes that were fitted."""
+        return self.fit.logits(self.scaler.apply(feats_ND) if self.scaler else feats_ND.astype(np.float64))
+
     def predict(self, feats_ND: FloatArray) -> IntArray:
         """int64 [N]; of equal logits the lowest class."""
-        inputs_ND = self.scaler.apply(feats_ND) if self.scaler else feats_ND.astype(np.float64)
-        predictions_N: IntArray = self.classes_K[self.fit.logits(inputs_ND).argmax(axis=1)]
+        predictions_N: IntArray = self.classes_K[self.logits(feats_ND).argmax(axis=1)]
         return predictions_N
 
 
-def _best(scores: list[float], ties: Literal["smallest", "largest"]) -> int:
+def best_of(scores: list[float], ties: Literal["smallest", "largest"]) -> int:
     """Position of the highest score on a rising grid of C."""
     top = max(scores)
     if ties == "smallest":

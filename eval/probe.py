@@ -3,6 +3,7 @@
 Shape letters in eval/: N images, D width of a token, C classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -69,6 +70,19 @@ class Probe(Protocol):
         ...
 
 
+class Classifier(Protocol):
+    """A probe fitted once, for any number of test parts."""
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Its hyper-parameters, as plain JSON values."""
+        ...
+
+    def scores(self, feats: Features) -> NDArray[np.floating]:
+        """[N, C]: the larger, the likelier is the class."""
+        ...
+
+
 def check_features(train: Features, test: Features) -> None:
     """Refuse what would otherwise become a wrong score.
 
@@ -77,7 +91,7 @@ def check_features(train: Features, test: Features) -> None:
             range, a feature that is not finite, or a train part with fewer than two classes.
     """
     for part, feats in (("train", train), ("test", test)):
-        _check_part(part, feats)
+        check_part(part, feats)
     widths = [[array.shape[1] for array in (*feats.blocks, feats.patch_mean)] for feats in (train, test)]
     if widths[0] != widths[1]:
         raise UsageError(
@@ -104,7 +118,8 @@ def check_classes(labels_N: IntArray, where: str) -> IntArray:
     return present
 
 
-def _check_part(part: str, feats: Features) -> None:
+def check_part(part: str, feats: Features) -> None:
+    """Refuse one part's features: none, of unequal lengths, labels out of range, or not finite (UsageError)."""
     num = len(feats.labels)
     if num == 0 or not feats.blocks:
         raise UsageError(

@@ -12,7 +12,7 @@ from stillhouse.core.errors import ResourceError, UsageError
 from stillhouse.eval import knn
 from stillhouse.eval.knn import KnnConfig, KnnProbe, nearest, unit_rows
 from stillhouse.eval.probe import Features, Probe
-from stillhouse.eval.testing import ProbeTests, make_features
+from stillhouse.eval.testing import ProbeTests, make_features, take
 
 
 class TestKnnProbe(ProbeTests):
@@ -111,3 +111,12 @@ def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_k_must_be_one_of_ks() -> None:
     with pytest.raises(UsageError, match=r"report_k must be one of ks \[5, 10\]"):
         parse_config(KnnConfig, {"ks": [5, 10]}, where="test")
+
+
+def test_a_classifier_votes_as_the_probe() -> None:
+    train, test = make_features(150, 0, spread=1), make_features(240, 1, spread=1)
+    probe = KnnProbe(KnnConfig(ks=(5, 20), report_k=5))
+    votes = probe.fit(train).scores(test)
+    assert np.array_equal(votes.argmax(axis=1), probe.run(train, test).predictions)
+    np.testing.assert_allclose(votes.sum(axis=1), 1)
+    assert probe.fit(take(train, np.arange(3))).k == 3

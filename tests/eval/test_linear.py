@@ -155,3 +155,30 @@ def test_reading_the_configs_of_probes_imports_nothing_heavy() -> None:
     names = "stillhouse.eval.knn, stillhouse.eval.linear, stillhouse.eval.logistic, stillhouse.eval.retention"
     heavy = "{'torch', 'sklearn', 'faiss', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"import sys, {names}; assert not {heavy}, {heavy}"], check=True)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_classifier_predicts_as_the_probe(standardise: bool) -> None:
+    """Fitted once for any test images, it says what a run on them says."""
+    train, test = make_features(150, 0, spread=1), make_features(1100, 1, spread=1)
+    probe = LinearProbe(LinearConfig(iterations=60, batch=64, standardise=standardise))
+    result, classifier = probe.run(train, test), probe.fit(train)
+    scores = classifier.scores(test)
+    assert scores.shape == (1100, 3)
+    assert np.array_equal(scores.argmax(axis=1), result.predictions)
+    assert classifier.chosen.items() <= result.chosen.items()
+    with pytest.raises(UsageError, match="set selection: holdout"):
+        LinearProbe(LinearConfig(selection="test")).fit(train)
+
+
+def test_a_head_is_chosen_on_the_rows_that_are_given() -> None:
+    train, test = make_features(150, 0, spread=1), make_features(60, 1, spread=1)
+    held = np.arange(100, 150)
+    probe = LinearProbe(LinearConfig(iterations=60, batch=64))
+    found = probe.run(train, test, held=held).details["selection_top1"]
+    judged = LinearProbe(LinearConfig(iterations=60, batch=64, selection="test")).run(
+        take(train, np.arange(100)), take(train, held)
+    )
+    assert found == judged.details["selection_top1"]
+    with pytest.raises(UsageError, match="no training sample is held out"):
+        probe.run(train, test, held=np.arange(0))

@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 
 from stillhouse.core.errors import UsageError
 from stillhouse.eval import logistic_preconditioner
-from stillhouse.eval.logistic import PRESETS, LogisticConfig, LogisticProbe, _best
+from stillhouse.eval.logistic import PRESETS, LogisticConfig, LogisticProbe, best_of
 from stillhouse.eval.logistic_problem import Problem, contrasts
 from stillhouse.eval.logistic_solver import Fit, fit_path
+from stillhouse.eval.metrics import mean_per_class
 from stillhouse.eval.probe import Probe
 from stillhouse.eval.testing import ProbeTests, make_features, take
 
@@ -170,7 +171,7 @@ def test_grids_are_the_published_ones(preset: str, low: float, high: float) -> N
 @pytest.mark.parametrize(("ties", "expected"), [("smallest", 1), ("largest", 3)])
 def test_ties_keep_the_published_side(ties: str, expected: int) -> None:
     scores: Sequence[float] = [0.1, 0.9, 0.5, 0.9, 0.2]
-    assert _best(list(scores), "smallest" if ties == "smallest" else "largest") == expected
+    assert best_of(list(scores), "smallest" if ties == "smallest" else "largest") == expected
     assert {preset.ties for preset in PRESETS.values()} == {"smallest", "largest"}
 
 
@@ -192,3 +193,24 @@ def test_holdout_of_too_few_samples_is_refused() -> None:
     train, test = make_features(60, 0), make_features(20, 1)
     with pytest.raises(UsageError, match="give at least 10 labelled training samples"):
         LogisticProbe().run(take(train, np.arange(9)), test)
+
+
+@pytest.mark.parametrize("preset", ["dinov2", "proteus"])
+def test_c_is_chosen_on_the_rows_that_are_given(preset: str) -> None:
+    train, test = make_features(90, 0, spread=1), make_features(60, 1, spread=1)
+    held = np.arange(60, 90)
+    config = LogisticConfig.model_validate({"preset": preset, "num_c": 6, "select_by": "mean_per_class"})
+    result = LogisticProbe(config).run(train, test, held=held)
+    inputs = train.cls.astype(np.float64)
+    if preset == "proteus":  # by the statistics of what is fitted, not of the validation part
+        inputs = (inputs - inputs[:60].mean(axis=0)) / inputs[:60].std(axis=0)
+    scores = []
+    for c in result.details["grid"][:5]:
+        theirs = sklearn_fit(inputs[:60], train.labels[:60], c).predict(inputs[60:])
+        scores.append(mean_per_class(theirs, train.labels[60:]))
+    assert result.details["selection_mean_per_class"][:5] == pytest.approx(scores)
+    assert "on 30 held-out training images" in result.chosen["selection"]
+    with pytest.raises(UsageError, match="no training sample is held out"):
+        LogisticProbe(config).run(train, test, held=np.arange(0))
+    with pytest.raises(UsageError, match="hold one class only"):
+        LogisticProbe(config).run(train, test, held=np.flatnonzero(train.labels != 1))
