@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import ResourceError, UsageError, missing_package, one_line
 from .families import FAMILIES, Keys, by_timm
-from .positions import PositionRule, resample_positions
+from .positions import PositionRule, Released, resample_positions
 from .torchscript import is_torchscript, read_torchscript
 
 PACKAGE = "package:"
@@ -69,10 +69,10 @@ def load_weights(
     *,
     keys: Keys = "exact",
     positions: PositionRule | None = None,
-) -> None:
+) -> Released | None:
     """Load exactly these weights; every missing, unexpected or misshapen tensor is reported.
 
-    A ViT's position embedding for another square grid is resampled to the model's.
+    A ViT's position embedding for another square grid is resampled to the model's; what it was before is returned.
 
     Args:
         keys: of a family: what its files hold beside the tower is dropped by the family's lists, and nothing else.
@@ -91,9 +91,11 @@ def load_weights(
         tower, _ = family.split(weights, classifier=getattr(model, "num_classes", 0) > 0)
         weights, rule = family.to_timm(tower, wanted), positions or family.positions(tower)
         hint = f"it is read as a file of {family.title}: {hint}"
+    released = weights.get("pos_embed")
     weights = resample_positions(model, weights, wanted, rule)
     _require_same_tensors(weights, wanted, where, hint)
     model.load_state_dict(dict(weights))
+    return None if released is None else Released(released, rule)
 
 
 def _require_same_tensors(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str, hint: str) -> None:

@@ -23,7 +23,7 @@ from .errors import ResourceError, UsageError, one_line
 from .factories import find_factory, from_factory, is_factory
 from .families import FAMILIES, Keys
 from .families.base import CLIP, HALF, IMAGENET, Family, Statistics
-from .positions import PositionRule
+from .positions import PositionRule, Released
 
 Precision = Literal["fp32", "bf16"]
 
@@ -56,15 +56,24 @@ class Tokens:
 class Encoder(nn.Module):
     """A timm model without its classifier, after its final norm.
 
-    `family` is that of the official file that it was read from; `remarks` are what a person should be told of it.
+    `family` is that of the official file that it was read from; `remarks` are what a person should be told of it;
+    `released` are the position embeddings of that file, None for a model that was not read from one.
     """
 
-    def __init__(self, model: nn.Module, name: str, family: Family | None = None, remarks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        family: Family | None = None,
+        remarks: Sequence[str] = (),
+        released: Released | None = None,
+    ) -> None:
         super().__init__()
         self.model: Any = model
         self.name = name
         self.family = family
         self.remarks = tuple(remarks)
+        self.released = released
 
     @property
     def is_vit(self) -> bool:
@@ -146,14 +155,14 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None, class
 
 def _of_timm(config: EncoderConfig, image_size: int | None) -> Encoder:
     """Released weights, or a file's that has the model's own names."""
-    args = _arguments(config, image_size)
+    args, positions = _arguments(config, image_size), None
     if config.keys == "timm":
         args["num_classes"] = 0  # its file has another head, or none
     if config.checkpoint is not None:
         model = create_timm(config.model, pretrained=False, **args)
         weights = read_weights(find_checkpoint(config.checkpoint))
         _require_positions(model, config)
-        load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
+        positions = load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
     elif config.positions is None:
         require_own_activation(config.model, config.model_args)
         model = create_timm(config.model, pretrained=True, **args)
@@ -162,8 +171,8 @@ def _of_timm(config: EncoderConfig, image_size: int | None) -> Encoder:
         released = create_timm(config.model, pretrained=True, **config.model_args)
         model = create_timm(config.model, pretrained=False, **args)
         _require_positions(model, config)
-        load_weights(model, released.state_dict(), config.model, positions=config.positions)
-    return Encoder(model, config.model, remarks=_pooling(model))
+        positions = load_weights(model, released.state_dict(), config.model, positions=config.positions)
+    return Encoder(model, config.model, remarks=_pooling(model), released=positions)
 
 
 def _of_family(config: EncoderConfig, family: Family, image_size: int | None, classifier: bool) -> Encoder:
@@ -177,10 +186,10 @@ def _of_family(config: EncoderConfig, family: Family, image_size: int | None, cl
     family.check(model)
     family.prepare(model)
     _require_positions(model, config)
-    load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
+    positions = load_weights(model, weights, config.checkpoint, keys=config.keys, positions=config.positions)
     told = ", ".join(f"{what} ({num})" for what, num in dropped.items())
     remarks = [f"of {config.checkpoint} the encoder needs no {told}"] if told else []
-    return Encoder(model, config.model, family, [*remarks, *_pooling(model)])
+    return Encoder(model, config.model, family, [*remarks, *_pooling(model)], positions)
 
 
 def _arguments(config: EncoderConfig, image_size: int | None) -> dict[str, Any]:

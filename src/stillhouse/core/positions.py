@@ -8,6 +8,7 @@ Legend: P prefix tokens with a position, N positions, D width, h and w rows and 
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,17 @@ PositionRule = Literal["antialias", "plain", "offset"]
 the exact size without (MAE, DeiT III, transformers). `offset`: without, by the factor (size + 0.1) / old size (DINOv2)."""
 
 OFFSET = 0.1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Released:
+    """The position embedding of a file on the grid that it was trained on, and how its release resamples it.
+
+    Kept so that a model built for one size comes onto another from there: resampled twice, positions are blurred twice.
+    """
+
+    position_1ND: Tensor
+    rule: PositionRule
 
 
 def resample(position_1ND: Tensor, grid: tuple[int, int], num_prefix: int, rule: PositionRule) -> Tensor:

@@ -1,0 +1,1 @@
+"""What dense tasks share: feature maps at any resolution, sliding windows, scenes whose answers are known."""
