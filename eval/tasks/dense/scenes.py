@@ -123,7 +123,7 @@ def _room(config: SceneConfig) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 
 def _centres(config: SceneConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.arange(config.height)[:, None] + 0.5, np.arange(config.width)[None, :] + 0.5
+    return np.arange(0.5, config.height)[:, None], np.arange(0.5, config.width)[None, :]
 
 
 def _focal(config: SceneConfig) -> float:

@@ -67,7 +67,7 @@ def slide(answer: Callable[[Tensor], Tensor], x_BCHW: Tensor, sliding: Sliding, 
         answers = answer(crops)
         if total_BKHW is None:
             total_BKHW = answers.new_zeros(num, answers.shape[1], height, width)
-        for box, one in zip(part, answers.split(num), strict=True):
+        for box, one in zip(part, answers.chunk(len(part)), strict=True):
             total_BKHW[:, :, box.top : box.bottom, box.left : box.right] += one
             count_HW[box.top : box.bottom, box.left : box.right] += 1
     assert total_BKHW is not None  # an image has at least one window
