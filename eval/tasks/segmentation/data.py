@@ -129,7 +129,7 @@ def _of_files(home: Path, splits: Sequence[Pairs], num_classes: int, meaning: Ca
     def split(pairs: Pairs) -> Split:
         def read(i: int) -> Labelled:
             image_path, mask_path = pairs[i]
-            image_hw3, mask_hw = np.asarray(read_image(image_path)), meaning(read_mask(mask_path))
+            image_hw3, mask_hw = np.array(read_image(image_path)), meaning(read_mask(mask_path))
             _check(image_hw3, mask_hw, num_classes, mask_path)
             return Labelled(image_hw3, mask_hw)
 
