@@ -108,6 +108,7 @@ def at_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
     if not hasattr(model, "set_input_size") or built is None or tuple(built) == wanted:
         return encoder
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared[id(encoder.released)] = encoder.released
     made = copy.deepcopy(encoder, shared)
     try:
         made.model.set_input_size(img_size=wanted)
@@ -118,18 +119,41 @@ def at_size(encoder: Encoder, size: tuple[int, int]) -> Encoder:
     return made
 
 
-def _positions_as_released(encoder: Encoder) -> None:
+def resampling(encoder: Encoder, size: tuple[int, int]) -> str:
+    """What a person should be told of `at_size`: where the positions come from; "" where none are resampled."""
+    made = at_size(encoder, size)
+    if made is encoder or getattr(made.model, "pos_embed", None) is None:
+        return ""
+    rows, columns = made.model.patch_embed.grid_size
+    side = _released_side(encoder)
+    if encoder.released is not None and side is not None:
+        return f"positions for {rows} x {columns} patches from the released {side} x {side} ({encoder.released.rule})"
+    old_rows, old_columns = encoder.model.patch_embed.grid_size
+    return f"positions for {rows} x {columns} patches from its present {old_rows} x {old_columns}, by timm's rule"
+
+
+def _released_side(encoder: Encoder) -> int | None:
+    """Rows of the square grid of released positions; None where there is no such grid, or the model has no positions."""
     model, released = encoder.model, encoder.released
     if released is None or getattr(model, "pos_embed", None) is None or not hasattr(model, "num_prefix_tokens"):
-        return
-    prefix = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)
-    num = released.position_1ND.shape[1] - prefix
-    if math.isqrt(num) ** 2 != num:
+        return None
+    num = released.position_1ND.shape[1] - _num_prefix(model)
+    side = math.isqrt(max(num, 0))
+    return side if side > 0 and side * side == num else None
+
+
+def _num_prefix(model: Any) -> int:
+    return 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)
+
+
+def _positions_as_released(encoder: Encoder) -> None:
+    model, released = encoder.model, encoder.released
+    if released is None or _released_side(encoder) is None:
         return
     rows, columns = model.patch_embed.grid_size
-    position_1ND = resample(released.position_1ND.to(model.pos_embed.device), (rows, columns), prefix, released.rule)
+    found_1ND = released.position_1ND.to(model.pos_embed.device)
     with torch.no_grad():
-        model.pos_embed.copy_(position_1ND)
+        model.pos_embed.copy_(resample(found_1ND, (rows, columns), _num_prefix(model), released.rule))
 
 
 def _number(encoder: Encoder, block: Block) -> int:

@@ -14,6 +14,7 @@ from stillhouse.core.encoders import pick_device
 
 from ...subjects import Subject
 from ..base import Context, Example, Items, Metric, TaskResult
+from ..dense.features import resampling
 from ..encode import STATISTICS
 from .config import SegmentationConfig
 from .data import OFFICIAL, DataSet, open_data
@@ -68,6 +69,7 @@ class SegmentationTask:
             "images": {"train": len(data.train.keys), "val": len(data.val.keys)},
             "pixels": pixels.side,
             "built_for_pixels": subject.preprocessing.size,
+            "positions": resampling(subject.encoder, (pixels.side, pixels.side)),
             "blocks": list(segmenter.blocks),
             "losses": [list(point) for point in losses],
         }
@@ -78,7 +80,9 @@ class SegmentationTask:
         mean, std = (seen.mean, seen.std) if statistics == "subject" else STATISTICS[statistics]
         side = self.config.crop or seen.size
         if side != seen.size:
-            context.reporter.say(f"{subject.name} is built for {seen.size} pixels and segments windows of {side}")
+            told = f"{subject.name} is built for {seen.size} pixels and segments windows of {side}"
+            positions = resampling(subject.encoder, (side, side))
+            context.reporter.say(f"{told}, its {positions}" if positions else told)
         return Pixels(side, tuple(mean), tuple(std), pick_device(context.device))
 
     def _tell_of_parts(self, data: DataSet, context: Context) -> None:

@@ -10,7 +10,15 @@ from torch import nn
 from stillhouse.core.encoders import Encoder, EncoderConfig, build_encoder, create_timm
 from stillhouse.core.errors import UsageError
 from stillhouse.core.positions import resample
-from stillhouse.eval.tasks.dense.features import at_size, dense_maps, num_blocks, pad_to_patches, patch_size, quarters
+from stillhouse.eval.tasks.dense.features import (
+    at_size,
+    dense_maps,
+    num_blocks,
+    pad_to_patches,
+    patch_size,
+    quarters,
+    resampling,
+)
 from stillhouse.stage1_extract.testing import random_weights
 
 VIT = "vit_tiny_patch16_224"
@@ -119,6 +127,7 @@ def test_another_size_starts_from_the_released_positions(tmp_path: Path) -> None
     assert torch.equal(grown.model.pos_embed, whole.model.pos_embed)
     assert torch.equal(dense_maps(grown, images(64, 64), [1], norm=False).maps[0],
                        dense_maps(whole, images(64, 64), [1], norm=False).maps[0])  # fmt: skip
+    assert resampling(small, (63, 61)) == "positions for 8 x 8 patches from the released 8 x 8 (offset)"
     wide = at_size(small, (64, 128))
     assert torch.equal(wide.model.pos_embed, resample(whole.model.pos_embed, (8, 16), 1, "offset"))
     assert wide.model.blocks[0].attn.qkv.weight is small.model.blocks[0].attn.qkv.weight
@@ -130,6 +139,8 @@ def test_a_model_of_unknown_origin_is_resampled_as_timm_does() -> None:
     wide = at_size(encoder, (32, 64))
     expected = resample(encoder.model.pos_embed, (4, 8), 1, "antialias")
     torch.testing.assert_close(wide.model.pos_embed.data, expected.data)
+    assert resampling(encoder, (32, 64)) == "positions for 4 x 8 patches from its present 4 x 4, by timm's rule"
+    assert resampling(encoder, (32, 32)) == ""
     assert dense_maps(wide, images(32, 64), ["last"], norm=True).maps[0].shape == (2, 24, 4, 8)
 
 

@@ -6,6 +6,8 @@ from torch import nn
 
 from stillhouse.core.encoders import Encoder, create_timm
 from stillhouse.core.errors import UsageError
+from stillhouse.core.positions import Released
+from stillhouse.eval.tasks.dense.features import at_size
 from stillhouse.eval.tasks.segmentation.config import SegmentationConfig
 from stillhouse.eval.tasks.segmentation.heads import LinearHead
 from stillhouse.eval.tasks.segmentation.optimise import decayed_groups, encoder_layers, layer_of, lr_factor
@@ -110,6 +112,18 @@ def test_a_step_of_fine_tuning_lowers_the_loss_and_leaves_the_encoder_alone(enco
     moved = [name for name, tensor in now.items() if "pos_embed" not in name and not torch.equal(tensor, before[name])]
     assert len(moved) > 10
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_a_trained_encoder_goes_on_from_its_own_positions() -> None:
+    """Not from the released ones, which a frozen encoder is brought to another size from."""
+    encoder = vit()
+    encoder.released = Released(torch.zeros(1, 1 + 9, 24), "plain")
+    trained = Segmenter(encoder, config(preset="proteus_upernet"), 3, 32).encoder
+    assert trained.released is None and encoder.released is not None
+    nn.init.ones_(trained.model.pos_embed)
+    assert bool((at_size(trained, (32, 64)).model.pos_embed > 0.99).all())
+    frozen = Segmenter(encoder, config(), 3, 48).encoder
+    assert bool((frozen.model.pos_embed == 0).all())
 
 
 def test_the_auxiliary_loss_has_its_weight() -> None:
