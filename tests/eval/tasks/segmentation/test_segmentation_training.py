@@ -83,7 +83,7 @@ def test_several_sizes_are_averaged_as_probabilities() -> None:
     chosen = config(scales=(1.0, 1.5), flip=True, statistics="half")
     made = segmenter(chosen).eval()
     with torch.no_grad():
-        made.head.classify.weight.mul_(300)  # type: ignore[union-attr, operator]
+        made.head.classify.weight.mul_(300)
     image_hw3 = scene(0, SceneConfig(height=32, width=32, num_classes=8, boards=6)).image_hw3
     total = torch.zeros(5, 32, 32)
     with torch.no_grad():
