@@ -96,7 +96,7 @@ def test_another_size_than_the_encoders_own(tmp_path: Path) -> None:
     said = io.StringIO()
     context = replace(CONTEXT, reporter=Reporter(console=Console(file=said)))
     larger = task(tmp_path, {"name": "knn"}, size=48).run(VIT, context)
-    assert "eval tiny: position embeddings resampled to 48 pixels" in said.getvalue()
+    assert "eval tiny: at 48 pixels, positions for 6 x 6 patches from" in said.getvalue()
     assert larger.examples[0].panels[0][1].shape == (48, 48, 3)
     own = task(tmp_path, {"name": "knn"}, size=None).run(VIT, CONTEXT)
     same = task(tmp_path, {"name": "knn"}, size=32).run(VIT, CONTEXT)

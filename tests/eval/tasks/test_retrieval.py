@@ -18,10 +18,11 @@ from stillhouse.core.events import Reporter
 from stillhouse.eval.ranking import average_precision, positive_places, ranking
 from stillhouse.eval.subjects import Subject
 from stillhouse.eval.tasks.base import Context
+from stillhouse.eval.tasks.dense.features import at_size
 from stillhouse.eval.tasks.retrieval import RetrievalConfig, RetrievalTask
 from stillhouse.eval.tasks.retrieval_sets import read_instances, read_revisited
 from stillhouse.eval.tasks.run import TaskRuns
-from stillhouse.eval.tasks.sizes import at_size, nearest_size
+from stillhouse.eval.tasks.sizes import nearest_size
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, random_weights
 from stillhouse.storage.decode import encode_png
 from stillhouse.storage.specs import Preprocessing
@@ -226,7 +227,7 @@ def test_settings_change_what_is_seen(oxford: Path, subject: Subject) -> None:
     np.testing.assert_allclose(database(), unit(features(subject, images)), atol=1e-5)
     assert told.lines == [], "at its own size nothing is resampled"
     np.testing.assert_allclose(database(size=48), unit(features(subject, images, 48)), atol=1e-5)
-    assert told.lines == ["eval tiny: position embeddings resampled to 48 pixels a side"]
+    assert told.lines == ["eval tiny: at 48 pixels, positions for 6 x 6 patches from its present 4 x 4, by timm's rule"]
     three = np.sum(
         [features(subject, images, side) for side in (32, 24, 16)], axis=0
     )  # 32 / sqrt(2) = 22.6, in patches of 8
