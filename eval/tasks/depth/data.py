@@ -6,7 +6,6 @@ Legend: h and w rows and columns of pixels.
 """
 
 import io
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from stillhouse.core.errors import DataError, one_line
 from stillhouse.storage.decode import MAX_PIXELS
@@ -77,16 +76,13 @@ def read_depth(path: Path, depth_scale: float) -> NDArray[np.float32]:
         DataError: not such a PNG, larger than what is decoded, or damaged.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # PIL warns of a file that it reads in part
-            with PngImagePlugin.PngImageFile(io.BytesIO(path.read_bytes())) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{path}: {image.width} x {image.height} pixels declared")
-                mode = image.mode
-                codes_hw = np.asarray(image)
+        with PngImagePlugin.PngImageFile(io.BytesIO(path.read_bytes())) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels declared")
+            mode, codes_hw = image.mode, np.asarray(image)
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombWarning) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: {one_line(error)}", hint="copy the file again") from error
     if not mode.startswith("I"):
         hint = "a depth map is a 16-bit grayscale PNG"

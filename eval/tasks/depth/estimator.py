@@ -97,7 +97,7 @@ class Estimator:
         size = (image_hw3.shape[0], image_hw3.shape[1])
         factor = self.protocol.side / min(size)
         seen = resize_image(image_hw3, (int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)))
-        x_1CHW = self.normalise(seen[None])
+        x_1CHW = self.normalise(np.array(seen[None]))  # torch refuses what cannot be written
         if self.protocol.window is None or self.protocol.stride is None:
             out = self._both_ways(x_1CHW)
         else:
