@@ -1,5 +1,6 @@
 """What a pipeline says of a depth task."""
 
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -25,7 +26,9 @@ class DepthConfig(TaskConfig):
     """What a depth PNG of `layout: folder` holds for one metre."""
     preset: PresetName = "dinov2_lin4"
     changes: dict[str, Any] = Field(default_factory=dict)
-    """Numbers of the preset that are to differ, e.g. {iterations: 2000}; docs/evaluations/depth.md lists them."""
+    """Numbers of the preset that are to differ, e.g. {iterations: 2000}; docs/evaluations/depth.md lists them.
+
+    `iterations` alone keep the preset's share of warm-up."""
     resolution: Literal["published"] | Annotated[int, Field(ge=1)] | None = "published"
     """Shorter side of the images as the encoder sees them; null: the encoder's own size. Crops and windows go with it."""
     scene: SceneConfig = Field(default_factory=SceneConfig)
@@ -52,8 +55,11 @@ class DepthConfig(TaskConfig):
         Raises:
             UsageError: a change of what no protocol has, or to what it cannot be.
         """
-        values = {**PRESETS[self.preset], **self.changes}
-        protocol = parse_config(Protocol, values, where="changes")
+        published = PRESETS[self.preset]
+        protocol = parse_config(Protocol, {**published, **self.changes}, where="changes")
+        if "warmup" not in self.changes:
+            share = Fraction(published["warmup"], published["iterations"])
+            protocol = protocol.model_copy(update={"warmup": round(share * protocol.iterations)})
         if (protocol.window is None) != (protocol.stride is None):
             raise UsageError("changes: window and stride are set together, or both null")
         if self.resolution == "published":

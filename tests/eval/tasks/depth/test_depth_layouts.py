@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, layout: str, **fields: Any) -> DepthData:
-    return open_data(DepthConfig(path=str(path), layout=layout, **fields))  # type: ignore[arg-type]
+    return open_data(DepthConfig(path=str(path), layout=layout, **fields))
 
 
 def test_nyu_as_bts_lists_it(nyu: Path) -> None:

@@ -59,6 +59,12 @@ def test_changes_are_checked_and_the_rest_stays() -> None:
             parse_config(DepthConfig, {"kind": "depth", "path": "/data", "changes": changes}, where="eval")
 
 
+def test_fewer_iterations_have_the_same_share_of_warm_up() -> None:
+    assert protocol().warmup == 12_800 and protocol(preset="proteus_dpt").warmup == 1500
+    assert protocol(changes={"iterations": 300}).warmup == 100
+    assert protocol(changes={"iterations": 300, "warmup": 7}).warmup == 7
+
+
 def test_a_path_is_for_files() -> None:
     for fields in ({}, {"path": "/data", "layout": "scenes"}):
         with pytest.raises(UsageError, match="path names the data set, unless the layout is scenes"):

@@ -80,22 +80,22 @@ def by_colour(tmp_path: Path) -> Path:
             Image.fromarray(np.full((24, 32, 3), 16 + 32 * level, np.uint8)).save(
                 tmp_path / f"images/{split}/{level}.png"
             )
-            depth = np.full((24, 32), 1000 + (level * 5 % 8) * 1100, np.uint16)
+            depth = np.full((24, 32), 2000 + (level * 5 % 8) * 600, np.uint16)
             Image.fromarray(depth).save(tmp_path / f"depths/{split}/{level}.png")
     return tmp_path
 
 
 def test_depth_that_is_a_function_of_colour_is_learned(tmp_path: Path) -> None:
-    changes = {"iterations": 150, "batch": 8, "group": 8, "warmup": 20, "bins": 64, "lr": 0.3, "lr_wide": 0.3, "statistics": "half",
-               "colour": "none", "rotate": 0, "crop": (480, 640)}  # fmt: skip
+    changes = {"iterations": 120, "batch": 8, "warmup": 20, "bins": 64, "lr": 0.1, "loss": "silog", "gradient": "none",
+               "statistics": "half", "colour": "none", "rotate": 0, "crop": (480, 640)}  # fmt: skip
     config = DepthConfig(
-        path=str(by_colour(tmp_path)), layout="folder", preset="dinov2_lin1", changes=changes, resolution=24
+        path=str(by_colour(tmp_path)), layout="folder", preset="dinov2_lin1", changes=changes, resolution=12
     )
     judged = DepthTask(config)
     result = judged.run(colours(), context())
     truth = [open_data(config).test.read(i).depth_hw[0, 0] for i in range(4)]
-    assert np.std(truth) > 2  # what the best constant would be off by
-    assert judged.score(result.items_NK) < 0.05
+    assert np.std(truth) > 1.3  # what the best constant would be off by
+    assert judged.score(result.items_NK) < 1e-3
     assert result.details["metrics"]["d1"] == 1
 
 
@@ -113,13 +113,13 @@ def test_the_result_is_plain_and_whole() -> None:
         assert all(panel.dtype == np.uint8 for _, panel in example.panels)
 
 
-@pytest.mark.parametrize("preset", ["dinov2_lin1", "dinov2_dpt", "proteus_dpt"])
+@pytest.mark.parametrize("preset", ["dinov2_lin1", "proteus_dpt"])
 def test_the_same_run_gives_the_same_numbers_and_leaves_the_subject_alone(preset: str) -> None:
     subject = vit()
     random = torch.random.get_rng_state()
     judged = task(preset=preset, changes=QUICK, seed=3)
     found = [judged.run(subject, context()).items_NK for _ in range(2)]
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
     other = task(preset=preset, changes=QUICK, seed=4).run(subject, context()).items_NK
     assert not np.array_equal(found[0], other)
     assert weights_sha256(subject.encoder) == subject.weights_sha256
