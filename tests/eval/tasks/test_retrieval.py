@@ -227,7 +227,7 @@ def test_settings_change_what_is_seen(oxford: Path, subject: Subject) -> None:
     np.testing.assert_allclose(database(), unit(features(subject, images)), atol=1e-5)
     assert told.lines == [], "at its own size nothing is resampled"
     np.testing.assert_allclose(database(size=48), unit(features(subject, images, 48)), atol=1e-5)
-    assert told.lines == ["eval tiny: at 48 pixels, positions for 6 x 6 patches from its present 4 x 4, by timm's rule"]
+    assert told.lines == ["eval tiny: at 48 pixels, positions for 6 x 6 patches from the released 4 x 4 (antialias)"]
     three = np.sum(
         [features(subject, images, side) for side in (32, 24, 16)], axis=0
     )  # 32 / sqrt(2) = 22.6, in patches of 8
