@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from .config import EvalConfig
+from .judged import Judgement
 from .probe import IntArray
 from .report_data import Verdict
 from .retention import Interval, ProbeRetention, retention
-from .run import Judgement
 
 RULE = (
     "GO when, on every probe and for every seed, the student beats its untrained self: the lower end of the 95 % "

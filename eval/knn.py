@@ -3,7 +3,7 @@
 Shape letters: N train images, Q test images, K neighbours, D width, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +15,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import missing_package
 
 from .metrics import all_scores, top_k
-from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
+from .probe import Features, FloatArray, IntArray, ProbeResult, Steps, check_features, untold
 
 SEARCH_ROWS = 1024  # queries a search; faiss blocks its matrix product by itself
 RESCORE_ROWS = 32  # queries a rescoring: 32 x 232 x 1280 float64 candidates are 76 MB
@@ -47,10 +47,12 @@ class KnnProbe:
     config: KnnConfig = field(default_factory=KnnConfig)
     name: ClassVar[str] = "knn"
 
-    def run(self, train: Features, test: Features) -> ProbeResult:
+    def run(self, train: Features, test: Features, steps: Steps = untold) -> ProbeResult:
         check_features(train, test)
         capped = {k: min(k, len(train)) for k in self.config.ks}
-        neighbours_QK, sims_QK = nearest(unit_rows(train.cls), unit_rows(test.cls), max(capped.values()))
+        with steps(self.name, len(test), "img") as task:
+            bank_ND, query_QD = unit_rows(train.cls), unit_rows(test.cls)
+            neighbours_QK, sims_QK = nearest(bank_ND, query_QD, max(capped.values()), task.advance)
         weights_QK = _softmax(sims_QK / self.config.temperature)
         voters_QK = train.labels[neighbours_QK]
         headline = capped[self.config.report_k]
@@ -104,7 +106,9 @@ def unit_rows(feats_ND: FloatArray) -> FloatArray:
     return np.ascontiguousarray(feats_ND / np.maximum(norms_N1, 1e-12), dtype=np.float32)
 
 
-def nearest(train_ND: FloatArray, query_QD: FloatArray, k: int) -> tuple[IntArray, NDArray[np.float64]]:
+def nearest(
+    train_ND: FloatArray, query_QD: FloatArray, k: int, advance: Callable[[int], None] = lambda num: None
+) -> tuple[IntArray, NDArray[np.float64]]:
     """The k most similar train rows of each query: (rows int64 [Q, k], dot products float64 [Q, k]), best first.
 
     Rows must have length at most 1. faiss proposes candidates from float32 products; float64 products rank them, equal
@@ -132,8 +136,10 @@ def nearest(train_ND: FloatArray, query_QD: FloatArray, k: int) -> tuple[IntArra
             rows_QK[part], sims_QK[part] = _rank(train_ND, query_QD[part], candidates_QM, k)
             # A row left out has at most the last candidate's product, up to float32 rounding of a sum of D products.
             rounding = train_ND.shape[1] * 2.0**-24
-            unsure.append(part[sims_QK[part, -1] <= coarse_QM[:, -1] + rounding])
-        open_Q = np.concatenate(unsure) if num_candidates < len(train_ND) else open_Q[:0]
+            whole = num_candidates == len(train_ND)
+            unsure.append(part[:0] if whole else part[sims_QK[part, -1] <= coarse_QM[:, -1] + rounding])
+            advance(len(part) - len(unsure[-1]))
+        open_Q = np.concatenate(unsure)
         num_candidates = min(4 * num_candidates, len(train_ND))
     return rows_QK, sims_QK
 

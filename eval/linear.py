@@ -11,7 +11,8 @@ batch / 256, a cosine to 0, the sum of the heads' cross-entropies. Two differenc
   cross-entropy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -20,10 +21,11 @@ from pydantic import Field
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import UsageError
+from stillhouse.core.events import Task
 
 from .holdout import hold_out, rest_of
 from .metrics import all_scores, top1
-from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
+from .probe import Features, FloatArray, IntArray, ProbeResult, Steps, check_features, untold
 from .standardise import Standardiser
 
 if TYPE_CHECKING:
@@ -57,19 +59,23 @@ class LinearProbe:
     config: LinearConfig = field(default_factory=LinearConfig)
     name: ClassVar[str] = "linear"
 
-    def run(self, train: Features, test: Features, *, held: IntArray | None = None) -> ProbeResult:
+    def run(
+        self, train: Features, test: Features, steps: Steps = untold, *, held: IntArray | None = None
+    ) -> ProbeResult:
         """As every probe; `held` are the rows of `train` on which the head is chosen, None: a seeded draw."""
         from .linear_heads import wide_features
 
         check_features(train, test)
         if self.config.selection == "holdout":
-            grid, best = self._choose(train, held)
-            predictions_N = self._fit(train, best).scores(test).argmax(axis=1).astype(np.int64)
+            with self._told(steps, 2) as task:
+                grid, best = self._choose(train, held, task.advance)
+                predictions_N = self._fit(train, best, task.advance).scores(test).argmax(axis=1).astype(np.int64)
         else:
             train_NW, layouts = wide_features(train)
             test_NW, _ = wide_features(test)
             split = _Split(train_NW, train.labels, test_NW, test.labels)
-            grid = self._train(split, layouts, train.num_classes)
+            with self._told(steps, 1) as task:
+                grid = self._train(split, layouts, train.num_classes, task.advance)
             best = max(grid, key=lambda scored: scored.best)
             predictions_N = best.predictions_HN[best.best_rate]
         return ProbeResult(
@@ -93,7 +99,12 @@ class LinearProbe:
         check_features(train, train)
         return self._fit(train, self._choose(train, None)[1])
 
-    def _choose(self, train: Features, held: IntArray | None) -> "tuple[list[_Scored], _Scored]":
+    def _told(self, steps: Steps, rounds: int) -> AbstractContextManager[Task]:
+        return steps(self.name, self.config.iterations * rounds, "iteration")
+
+    def _choose(
+        self, train: Features, held: IntArray | None, advance: Callable[[int], None] = lambda num: None
+    ) -> "tuple[list[_Scored], _Scored]":
         """All heads as they do on the held-out rows, and the best one's layout."""
         from .linear_heads import wide_features
 
@@ -103,26 +114,32 @@ class LinearProbe:
             fit = rest_of(train.labels, held, self.name)
         train_NW, layouts = wide_features(train)
         split = _Split(train_NW[fit], train.labels[fit], train_NW[held], train.labels[held])
-        grid = self._train(split, layouts, train.num_classes)
+        grid = self._train(split, layouts, train.num_classes, advance)
         return grid, max(grid, key=lambda scored: scored.best)
 
-    def _fit(self, train: Features, best: "_Scored") -> "LinearClassifier":
+    def _fit(
+        self, train: Features, best: "_Scored", advance: Callable[[int], None] = lambda num: None
+    ) -> "LinearClassifier":
         from .linear_heads import train_heads, wide_features
 
         train_NW, _ = wide_features(train)
         scaler = Standardiser.fit(train_NW) if self.config.standardise else None
         inputs_NW = scaler.apply(train_NW).astype(np.float32) if scaler else train_NW
         rates = (self._rate(best),)
-        (head,) = train_heads(inputs_NW, train.labels, train.num_classes, (best.layout,), rates, self._schedule)
+        (head,) = train_heads(
+            inputs_NW, train.labels, train.num_classes, (best.layout,), rates, self._schedule, advance
+        )
         return LinearClassifier(head, scaler, {"layout": best.layout.name, "learning_rate": rates[0]})
 
-    def _train(self, split: "_Split", layouts: "tuple[Layout, ...]", num_classes: int) -> "list[_Scored]":
+    def _train(
+        self, split: "_Split", layouts: "tuple[Layout, ...]", num_classes: int, advance: Callable[[int], None]
+    ) -> "list[_Scored]":
         from .linear_heads import judge_heads, train_heads
 
         if self.config.standardise:
             split = split.standardised()
         rates = self.config.learning_rates
-        heads = train_heads(split.fit_NW, split.fit_labels, num_classes, layouts, rates, self._schedule)
+        heads = train_heads(split.fit_NW, split.fit_labels, num_classes, layouts, rates, self._schedule, advance)
         judged = (judge_heads(split.eval_NW, split.eval_labels, head) for head in heads)
         return [_Scored(each, split.eval_labels) for each in judged]
 

@@ -4,7 +4,7 @@ Shape letters: N images, B batch, W width of the widest head, D width of a layou
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -65,9 +65,12 @@ def wide_features(feats: Features) -> tuple[FloatArray, tuple[Layout, ...]]:
     last = sum(block.shape[1] for block in blocks[:-1])
     patches = last + blocks[-1].shape[1]
     end = patches + feats.patch_mean.shape[1]
-    layouts = [Layout("cls1", last, patches), Layout("cls1+patch", last, end)]
-    if len(blocks) == 4:
-        layouts += [Layout("cls4", 0, patches), Layout("cls4+patch", 0, end)]
+    starts = {"cls1": last, "cls4": 0} if len(blocks) == 4 else {"cls1": last}
+    layouts = []
+    for name, start in starts.items():
+        layouts.append(Layout(name, start, patches))
+        if end > patches:
+            layouts.append(Layout(f"{name}+patch", start, end))
     return np.concatenate([*blocks, feats.patch_mean], axis=1, dtype=np.float32), tuple(layouts)
 
 
@@ -78,6 +81,7 @@ def train_heads(
     layouts: Sequence[Layout],
     learning_rates: Sequence[float],
     schedule: Schedule,
+    advance: Callable[[int], None] = lambda num: None,
 ) -> list[WideHead]:
     """One WideHead a layout after SGD on the sum of the heads' mean cross-entropies.
 
@@ -87,12 +91,17 @@ def train_heads(
     heads = [_new_head(layout, tuple(learning_rates), num_classes, schedule.seed) for layout in layouts]
     work = schedule.batch * sum(head.weight_DHC.numel() for head in heads)
     with one_thread_if(work <= SERIAL_WORK), torch.no_grad():
-        _descend(heads, torch.from_numpy(feats_NW), torch.tensor(labels_N), num_classes, schedule)
+        _descend(heads, torch.from_numpy(feats_NW), torch.tensor(labels_N), num_classes, schedule, advance)
     return heads
 
 
 def _descend(
-    heads: Sequence[WideHead], data_NW: torch.Tensor, targets_N: torch.Tensor, num_classes: int, schedule: Schedule
+    heads: Sequence[WideHead],
+    data_NW: torch.Tensor,
+    targets_N: torch.Tensor,
+    num_classes: int,
+    schedule: Schedule,
+    advance: Callable[[int], None],
 ) -> None:
     """All iterations of SGD, in place."""
     momenta = [(torch.zeros_like(head.weight_DHC), torch.zeros_like(head.bias_HC)) for head in heads]
@@ -108,6 +117,7 @@ def _descend(
             momentum_HC.mul_(MOMENTUM).add_(grad_BHC.sum(0))
             head.weight_DHC.addcmul_(momentum_DHC, step_HC, value=-1)
             head.bias_HC.addcmul_(momentum_HC, step_HC, value=-1)
+        advance(1)
 
 
 @dataclass(frozen=True, eq=False)

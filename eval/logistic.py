@@ -20,7 +20,7 @@ from stillhouse.core.config import Config
 
 from .holdout import hold_out, rest_of
 from .metrics import METRICS, MetricName, all_scores
-from .probe import Features, FloatArray, IntArray, ProbeResult, check_features
+from .probe import Features, FloatArray, IntArray, ProbeResult, Steps, check_features, untold
 from .standardise import Standardiser
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class LogisticProbe:
         preset = PRESETS[self.config.preset]
         return tuple((10.0 ** np.linspace(preset.low, preset.high, self.config.num_c)).tolist())
 
-    def run(self, train: Features, test: Features, *, held: IntArray | None = None) -> ProbeResult:
+    def run(
+        self, train: Features, test: Features, steps: Steps = untold, *, held: IntArray | None = None
+    ) -> ProbeResult:
         """As every probe; `held` are the rows of `train` on which C is chosen, None: a seeded draw by the preset's share."""
         check_features(train, test)
         preset, grid = PRESETS[self.config.preset], self.grid
@@ -87,12 +89,15 @@ class LogisticProbe:
             fit = rest_of(train.labels, held, self.name)
         metric = METRICS[self.config.select_by]
         scores, iterations, not_converged = [], [], []
-        for c, model in self.models(train.cls[fit], train.labels[fit], grid):
-            scores.append(metric(model.predict(train.cls[held]), train.labels[held]))
-            iterations.append(model.fit.iterations)
-            not_converged += [] if model.fit.converged else [c]
-        best = best_of(scores, preset.ties)
-        final = self.final_model(train.cls, train.labels, best)
+        with steps(self.name, len(grid) + 1, "fit") as task:
+            for c, model in self.models(train.cls[fit], train.labels[fit], grid):
+                scores.append(metric(model.predict(train.cls[held]), train.labels[held]))
+                iterations.append(model.fit.iterations)
+                not_converged += [] if model.fit.converged else [c]
+                task.advance(1, f"C {c:.0e}")
+            best = best_of(scores, preset.ties)
+            final = self.final_model(train.cls, train.labels, best)
+            task.advance(1)
         predictions_N = final.predict(test.cls)
         return ProbeResult(
             name=self.name,

@@ -3,17 +3,28 @@
 Shape letters in eval/: N images, D width of a token, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.core.config import Config
 from stillhouse.core.errors import UsageError
+from stillhouse.core.events import Reporter, Task
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+
+Steps = Callable[[str, int, str], AbstractContextManager[Task]]
+"""Begins work that progress is shown of: what it is, how many steps, what one is called."""
+
+
+def untold(what: str, total: int, unit: str) -> AbstractContextManager[Task]:
+    """Work whose progress nobody sees."""
+    return Reporter(quiet=True).task(what, total, unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +72,13 @@ class Probe(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, train: Features, test: Features) -> ProbeResult:
-        """Fit on `train`, predict `test`; both stay unchanged.
+    @property
+    def config(self) -> Config:
+        """All that decides what it finds in given features."""
+        ...
+
+    def run(self, train: Features, test: Features, steps: Steps = untold) -> ProbeResult:
+        """Fit on `train`, predict `test`; both stay unchanged. Progress of what takes long is told to `steps`.
 
         Raises:
             UsageError: features that do not fit together, are not finite, or are too few to fit.

@@ -1,11 +1,10 @@
 """`eval`: probe a teacher, students and their untrained selves on the same images.
 
-What is known about a subject is kept as `<name>.json` beside the report and used again while its weights, the images
-and the probes are the same.
+What each probe said of a subject is kept as `<name>.json` beside the report, its features below `features/`, and used
+again while its weights, the images and the probe are the same.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.config import config_digest
-from stillhouse.core.errors import CorruptError
+from stillhouse.core.errors import SpecMismatchError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
-from stillhouse.storage.disk import replace_file
 from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import content_digest
-from stillhouse.storage.signed_json import read_signed_json, signed_json
+from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
 from .config import EvalConfig
-from .features import LabelledRows, classes_of, encode_images, labelled_rows, middle_pixels
+from .feature_cache import Arrays, FeatureCache
+from .features import LINEAR_BLOCKS, LabelledRows, classes_of, encode_images, labelled_rows, middle_pixels
+from .judged import Judge, Judgement
 from .knn import KnnProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
-from .probe import Features, Probe
+from .probe import Features, FloatArray, Probe
 from .subjects import Subject
 
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """All that the probes say of one subject. `predictions` are class numbers of the test images per probe."""
-
-    name: str
-    scores: Mapping[str, Mapping[str, float]]
-    chosen: Mapping[str, Mapping[str, Any]]
-    predictions: Mapping[str, npt.NDArray[np.int64]]
+DECIDING = frozenset({"train", "test", "knn", "linear", "logistic", "seed", "batch"})
+"""What earlier versions kept all probes by."""
 
 
 def probes_of(config: EvalConfig) -> list[Probe]:
@@ -59,9 +52,15 @@ class Evaluation:
 
     def __init__(self, store: Store, config: EvalConfig, folder: Path, reporter: Reporter) -> None:
         self.store, self.config = store, config
-        self._folder, self._reporter = folder, reporter
+        self._reporter = reporter
         self._images_sha256 = content_digest(_image_objects(store))
-        self.num_judged = 0
+        self._judge = Judge(probes_of(config), folder, reporter)
+        self._cache = FeatureCache(folder / "features", reporter)
+
+    @property
+    def num_judged(self) -> int:
+        """Subjects that were not known."""
+        return self._judge.num_judged
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -83,64 +82,51 @@ class Evaluation:
         train, test = (middle_pixels(self.store, rows, self.config.threads) for rows in (self.train, self.test))
         return train, test
 
-    def judge(self, name: str, weights: str, load: Callable[[], Subject]) -> Judgement:
+    def judge(self, name: str, weights: str, load: Callable[[], Subject], *, sees: Preprocessing) -> Judgement:
         """Run every probe on one subject, or read what an earlier run said.
 
         Args:
             weights: names the subject's weights without loading them: a hash, or how they are made.
-            load: builds the subject; not called when nothing has to be done.
+            load: builds the subject; not called when nothing has to be done, or its features are known.
+            sees: the subject's preprocessing.
         """
-        means = {"store", "device", "threads", "pictures", "bootstrap", "metric"}
-        probes = config_digest(self.config.model_dump(mode="json", exclude=means))
-        identity = {"weights": weights, "images_sha256": self._images_sha256, "config": probes}
-        path = self._folder / f"{name}.json"
-        try:
-            stored = read_signed_json(path, "")
-        except CorruptError as error:
-            stored = None
-            self._reporter.say(f"eval {name}: {error.message}; it is judged again")
-        if stored is not None and stored["identity"] == identity:
-            return _judgement(name, stored["probes"])
-        found = self._run(load())
-        replace_file(path, signed_json({"identity": identity, "probes": found}))
-        self.num_judged += 1
-        return _judgement(name, found)
+        images = {"images_sha256": self._images_sha256, "view_size": self.store.spec.view_size}
+        splits = {"train": self.config.train, "test": self.config.test}
+        identity = {"weights": weights, "sees": sees.model_dump(mode="json"), **images, **splits}
+        probes = config_digest(self.config.model_dump(mode="json", include=set(DECIDING)))
+        earlier = {"weights": weights, "images_sha256": self._images_sha256, "config": probes}
+        return self._judge.judge(name, identity, lambda: self._features(name, identity, load, sees), earlier=earlier)
 
-    def _run(self, subject: Subject) -> dict[str, Any]:
-        pixels, rows = self._pixels, (self.train, self.test)
-        num_images, num_classes = sum(len(each) for each in pixels), len(self.classes)
-        with self._reporter.task(f"eval {subject.name}: features", num_images) as task:
-            train, test = (
-                encode_images(subject, part, its.labels_N, num_classes, self.config, task.advance)
-                for part, its in zip(pixels, rows, strict=True)
-            )
-        return self._probe(subject.name, train, test)
+    def _features(
+        self, name: str, identity: dict[str, Any], load: Callable[[], Subject], sees: Preprocessing
+    ) -> tuple[Features, Features]:
+        arrays = self._cache.get(name, {**identity, "blocks": LINEAR_BLOCKS}, lambda: self._encoded(load(), sees))
+        num = len(self.classes)
+        train, test = (
+            Features(_blocks(arrays, part), arrays[f"{part}-patch-mean"], rows.labels_N, num)
+            for part, rows in (("train", self.train), ("test", self.test))
+        )
+        return train, test
 
-    def _probe(self, name: str, train: Features, test: Features) -> dict[str, Any]:
-        found = {}
-        probes = probes_of(self.config)
-        with self._reporter.task(f"eval {name}: probes", len(probes), "probe") as task:
-            for probe in probes:
-                result = probe.run(train, test)
-                found[result.name] = {
-                    "scores": result.scores,
-                    "chosen": result.chosen,
-                    "details": result.details,
-                    "predictions": result.predictions.tolist(),
-                }
-                task.advance(1, result.name)
+    def _encoded(self, subject: Subject, sees: Preprocessing) -> Arrays:
+        """The features of both parts: train-cls-0, ..., train-patch-mean, test-cls-0, ..."""
+        if subject.preprocessing != sees:
+            message = f"{subject.name} sees pixels as {subject.preprocessing}, and was to be judged as {sees}"
+            raise SpecMismatchError(message, hint="give the run and its folder the same teacher")
+        pixels, found = self._pixels, dict[str, FloatArray]()
+        with self._reporter.task(f"eval {subject.name}: features", sum(len(each) for each in pixels)) as task:
+            for part, images, rows in zip(("train", "test"), pixels, (self.train, self.test), strict=True):
+                feats = encode_images(subject, images, rows.labels_N, len(self.classes), self.config, task.advance)
+                found |= {f"{part}-cls-{i}": block for i, block in enumerate(feats.blocks)}
+                found[f"{part}-patch-mean"] = feats.patch_mean
         return found
+
+
+def _blocks(arrays: Arrays, part: str) -> tuple[FloatArray, ...]:
+    num = sum(name.startswith(f"{part}-cls-") for name in arrays)
+    return tuple(arrays[f"{part}-cls-{i}"] for i in range(num))
 
 
 def _image_objects(store: Store) -> list[ObjectEntry]:
     units = (layout.images_unit(block) for block in range(len(store.plan.blocks)))
     return [entry for unit in units for entry in store.require(unit, f"unit {unit}").objects]
-
-
-def _judgement(name: str, probes: Mapping[str, Any]) -> Judgement:
-    return Judgement(
-        name,
-        {probe: found["scores"] for probe, found in probes.items()},
-        {probe: found["chosen"] for probe, found in probes.items()},
-        {probe: np.array(found["predictions"], np.int64) for probe, found in probes.items()},
-    )

@@ -93,11 +93,11 @@ class ProbeTests:
 
     def test_constant_dimensions_do_no_harm(self) -> None:
         train, test = make_features(self.num_train, 0, spread=30), make_features(240, 1, spread=30)
-        flat = [
+        train, test = (
             replace(each, blocks=(*each.blocks[:-1], np.where(np.arange(6) < 4, each.cls, np.float32(0.1))))
             for each in (train, test)
-        ]
-        assert self.make_probe().run(*flat).scores["top1"] == 1.0
+        )
+        assert self.make_probe().run(train, test).scores["top1"] == 1.0
 
     def test_one_class_is_refused(self) -> None:
         train, test = make_features(self.num_train, 0), make_features(240, 1)

@@ -48,7 +48,7 @@ def test_a_run_leaves_a_sealed_store_a_student_and_a_report(finished: Path) -> N
         "config.json",
         "model.safetensors",
     ]
-    names = ["student-seed0-untrained.json", "student-seed0.json", "teacher-tiny.json"]
+    names = ["features", "student-seed0-untrained.json", "student-seed0.json", "teacher-tiny.json"]
     assert sorted(path.name for path in (finished / "eval").iterdir()) == names
     events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if event["event"] == "block"] == ["ingest"] * 6 + ["extract"] * 8

@@ -39,9 +39,14 @@ def found_scores(run: Path, result: DistillResult) -> dict[str, Any] | None:
     student = bodies["student"]
     if student is None or student["identity"]["weights"] != result.weights_sha256:
         return None
-    same = {key: value for key, value in student["identity"].items() if key != "weights"}
+    same = {key: value for key, value in student["identity"].items() if key not in ("weights", "sees")}
+    configs = {probe: found.get("config") for probe, found in student["probes"].items()}
     return {
-        who: {probe: found["scores"] for probe, found in body["probes"].items()}
+        who: {
+            probe: found["scores"]
+            for probe, found in body["probes"].items()
+            if probe in configs and found.get("config") == configs[probe]
+        }
         for who, body in bodies.items()
         if body is not None and same.items() <= body["identity"].items()
     }

@@ -22,9 +22,10 @@ from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK, CorruptError, UsageErr
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.eval.features import require_labels
+from stillhouse.eval.judged import Judgement
 from stillhouse.eval.kept import Kept, decide, keep
 from stillhouse.eval.report_data import Verdict
-from stillhouse.eval.run import Evaluation, Judgement
+from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import exported_student, teacher_subject, untrained_student
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.extract import extract
@@ -228,16 +229,22 @@ def run_eval(
     seeds = tuple(int(student.config["seed"]) for student in students)
     evaluation = Evaluation(_judged_on(config, store), config.eval, Path(config.out) / "eval", reporter)
     source = config.teacher_of(spec.name)
-    teacher = evaluation.judge(f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec))
+    sees = spec.preprocessing
+    teacher = evaluation.judge(
+        f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec), sees=sees
+    )
     trained, untrained = [], []
     for seed, student in zip(seeds, students, strict=True):
         folder, name = student_folder(config, seed) / STUDENT, f"{student.name}-seed{seed}"
-        trained.append(evaluation.judge(name, student.weights_sha256, partial(exported_student, folder, name)))
+        sees = spec.preprocessing.model_copy(update={"size": student.image_size})
+        load = partial(exported_student, folder, name)
+        trained.append(evaluation.judge(name, student.weights_sha256, load, sees=sees))
         start, made_by = (
             f"{name}-untrained",
             f"{config_digest(student.config['student'])} at {student.image_size}, seed {seed}",
         )
-        untrained.append(evaluation.judge(start, made_by, partial(untrained_student, folder, start, seed)))
+        load = partial(untrained_student, folder, start, seed)
+        untrained.append(evaluation.judge(start, made_by, load, sees=sees))
     labels = evaluation.test.labels_N
     kept = tuple(keep(config.eval, labels, teacher, *pair) for pair in zip(trained, untrained, strict=True))
     ledger.enter("eval", time.monotonic() - begin, evaluation.num_judged > 0)

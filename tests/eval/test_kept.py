@@ -9,8 +9,8 @@ import pytest
 
 from stillhouse.core.errors import UsageError
 from stillhouse.eval.config import EvalConfig
+from stillhouse.eval.judged import Judgement
 from stillhouse.eval.kept import Kept, decide, keep
-from stillhouse.eval.run import Judgement
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0] * 6, np.int64)
 
