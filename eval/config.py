@@ -11,6 +11,17 @@ from .linear import LinearConfig
 from .logistic import LogisticConfig
 
 
+class StoredConfig(Config):
+    """How teachers are judged by their stored features, which are of training images alone."""
+
+    view: int = Field(default=0, ge=0)
+    """The stored view whose features are read."""
+    test: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the labelled training images that is judged, by a hash of their keys; the probes are fitted on the others."""
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
+    """Of that hash."""
+
+
 class EvalConfig(Config):
     """Which probes judge a student, on which splits, by which metric."""
 
@@ -26,6 +37,8 @@ class EvalConfig(Config):
     linear: LinearConfig | None = LinearConfig()
     logistic: LogisticConfig | None = LogisticConfig()
     """Set a probe to null to leave it out."""
+    stored: StoredConfig | None = None
+    """Also judge the teachers by their stored features: no image is decoded, no teacher asked."""
     bootstrap: int = Field(default=1000, ge=100)
     """Resamplings of the test images for the 95 % intervals."""
     pictures: int = Field(default=6, ge=0, le=64)

@@ -79,12 +79,27 @@ def require_labels(store: Store, config: EvalConfig) -> None:
 
 def middle_pixels(store: Store, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:
     """uint8 [N, S, S, 3]: the plain middle of each image at the size of the store's views."""
-    size = store.spec.view_size
 
     def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
         image = decode(store.image_bytes(*at))
-        return render(image, np.array(center_params(*image.size), np.int32), size)
+        return render(image, np.array(center_params(*image.size), np.int32), store.spec.view_size)
 
+    return _in_threads(one, rows, threads)
+
+
+def view_pixels(store: Store, view: int, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:
+    """uint8 [N, S, S, 3]: a stored view of each image, replayed."""
+
+    def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        block, row = at
+        return render(decode(store.image_bytes(*at)), store.view_params(view, block)[row], store.spec.view_size)
+
+    return _in_threads(one, rows, threads)
+
+
+def _in_threads(
+    one: Callable[[tuple[int, int]], npt.NDArray[np.uint8]], rows: LabelledRows, threads: int
+) -> npt.NDArray[np.uint8]:
     with ThreadPoolExecutor(threads) as pool:
         return np.stack(list(pool.map(one, rows.at)))
 

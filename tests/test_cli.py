@@ -76,7 +76,7 @@ def test_options_are_few_and_known() -> None:
     found = {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
     for verb, its in command.commands.items():  # type: ignore[attr-defined] # a group
         found |= {f"{verb} {option}" for parameter in its.params for option in parameter.opts if option[:1] == "-"}
-    known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "models --pretrained"}
+    known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "eval --stored", "models --pretrained"}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}

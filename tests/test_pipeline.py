@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,48 @@ def test_json_is_one_object_with_every_score(finished: Path, pipeline: Path) -> 
     for probe in probes:
         assert probe["gain_low"] <= probe["gain"] <= probe["gain_high"]
         assert probe["gain"] == pytest.approx(probe["student"] - probe["untrained"])
+
+
+def test_teachers_are_judged_from_the_store_without_their_weights(
+    own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(own / "eval")
+    shutil.rmtree(own / "students")
+    monkeypatch.setattr("stillhouse.eval.subjects.build_encoder", None)
+    ended = run_here("eval", pipeline, f"out={own}", "--stored", "eval.stored.test=0.4")
+    assert ended.status == 0, ended.err
+    shown = r"teacher tiny from the store: knn 0\.\d+, linear 0\.\d+, logistic-dinov2 0\.\d+ "
+    images = r"\(top1; view 0 of (\d+) training images, the probes fitted on (\d+) others\)\n"
+    found = re.fullmatch(shown + images, ended.out)
+    assert found, ended.out
+    assert ended.last == f"eval: from the store, 1 teacher, judged on {found[1]} training images"
+    told = run_here("eval", pipeline, f"out={own}", "--stored", "--json", "eval.stored.test=0.4").json()
+    kept = json.loads((own / "eval" / "stored-tiny.json").read_text())["probes"]
+    assert told["teachers"]["tiny"] == {probe: body["scores"] for probe, body in kept.items()}
+    assert (told["num_judged"], told["num_fitted"], told["test"]) == (int(found[1]), int(found[2]), 0.4)
+
+
+def test_a_run_that_asks_for_it_shows_the_stored_teacher_too(own: Path, pipeline: Path) -> None:
+    asked = (f"out={own}", "eval.stored.view=1", "eval.stored.test=0.4")
+    ended = run_here("eval", pipeline, *asked)
+    assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[-1].startswith("teacher tiny from the store: knn ")
+    assert ended.err.splitlines()[-2:][0].endswith("held-out images (already done)")
+    told = run_here("eval", pipeline, *asked, "--json").json()
+    assert told["stored"]["view"] == 1 and told["stored"]["teachers"].keys() == {"tiny"}
+
+
+def test_a_stored_view_that_is_not_there_is_refused_before_any_training(own: Path, pipeline: Path) -> None:
+    shutil.rmtree(own / "students")
+    message = refused_at_last(run_here("run", pipeline, f"out={own}", "eval.stored.view=2"))
+    assert message == f"eval.stored.view is 2, store {own / 'store'} has views 0 to 1; name one of them"
+    assert not (own / "students").exists()
+
+
+def refused_at_last(ended: Ended) -> str:
+    """What a run that was refused after some steps says of it."""
+    assert ended.status == 2, ended
+    return ended.last.removeprefix("error: ")
 
 
 def test_seeds_share_the_store_and_the_teachers_scores(own: Path, pipeline: Path) -> None:

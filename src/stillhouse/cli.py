@@ -131,14 +131,25 @@ def distill_verb(
 
 @app.command("eval")
 def eval_verb(
-    config: ConfigArgument, overrides: OverridesArgument = None, seeds: SeedsOption = None, as_json: JsonOption = False
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    seeds: SeedsOption = None,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Only the teachers, by their stored features: no image, no weights.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Judge teacher, students and untrained students on the held-out images."""
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse import summary
-        from stillhouse.pipeline import judge
+        from stillhouse.pipeline import judge, judge_stored
 
+        if stored:
+            scores = judge_stored(pipeline, reporter)
+            if not as_json:
+                summary.print_stored(scores, pipeline.eval.metric)
+            return EXIT_OK, summary.stored_as_json(scores)
         result = judge(pipeline, _seeds(pipeline, seeds), reporter)
         if not as_json:
             summary.print_table(result)

@@ -26,6 +26,7 @@ from stillhouse.eval.judged import Judgement
 from stillhouse.eval.kept import Kept, decide, keep
 from stillhouse.eval.report_data import Verdict
 from stillhouse.eval.run import Evaluation
+from stillhouse.eval.stored import StoredEvaluation, StoredScores, stored_parts
 from stillhouse.eval.subjects import exported_student, teacher_subject, untrained_student
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.extract import extract
@@ -130,6 +131,7 @@ class Judged:
     verdict: Verdict
     seeds: tuple[int, ...]
     evaluation: Evaluation
+    stored: StoredScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,19 @@ def run_eval(
     encoders = f"teacher, {counted(len(students), 'student')} and the same untrained"
     images = counted(len(labels), "held-out image")
     reporter.say(f"eval: {encoders}, judged on {images}{_already(evaluation.num_judged == 0)}")
-    return Judged(teacher, tuple(trained), tuple(untrained), kept, decide(kept), seeds, evaluation)
+    stored = run_stored(config, store, reporter, ledger) if config.eval.stored is not None else None
+    return Judged(teacher, tuple(trained), tuple(untrained), kept, decide(kept), seeds, evaluation, stored)
+
+
+def run_stored(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> StoredScores:
+    """Probes on the stored features of every teacher; needs neither images nor weights."""
+    begin = time.monotonic()
+    evaluation = StoredEvaluation(store, config.eval, Path(config.out) / "eval", reporter)
+    found = evaluation.judge_all()
+    ledger.enter("eval", time.monotonic() - begin, evaluation.num_judged > 0)
+    done = f"{counted(len(found.teachers), 'teacher')}, judged on {counted(found.num_judged, 'training image')}"
+    reporter.say(f"eval: from the store, {done}{_already(evaluation.num_judged == 0)}")
+    return found
 
 
 def _judged_on(config: PipelineConfig, store: Store) -> Store:
@@ -307,6 +321,8 @@ def _require_samples(config: PipelineConfig, store: Store) -> None:
         message = f"store {store.root} has {counted(num, 'training image')}, distill.batch is {batch}"
         raise UsageError(message, hint=f"set distill.batch to {num} or less")
     require_labels(_judged_on(config, store), config.eval)
+    if config.eval.stored is not None:
+        stored_parts(store, config.eval.stored)
 
 
 def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
@@ -328,3 +344,8 @@ def judge(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> J
     store = Store.open(config.store_path)
     students = [finished_run(student_folder(config, seed)) for seed in seeds]
     return run_eval(config, store, students, reporter, Ledger(Path(config.out)))
+
+
+def judge_stored(config: PipelineConfig, reporter: Reporter) -> StoredScores:
+    """Judge the teachers of a store by its features alone."""
+    return run_stored(config, Store.open(config.store_path), reporter, Ledger(Path(config.out)))

@@ -11,6 +11,7 @@ from stillhouse.core.events import results_console
 from stillhouse.eval.formatting import percent
 from stillhouse.eval.kept import Kept
 from stillhouse.eval.retention import seed_interval
+from stillhouse.eval.stored import StoredScores
 
 from .pipeline import Judged
 
@@ -27,7 +28,29 @@ def as_json(judged: Judged) -> dict[str, Any]:
         "probes": [[kept.to_json() for kept in probes] for probes in judged.kept],
         "go": judged.verdict.go,
         "verdict": judged.verdict.line,
+        **({} if judged.stored is None else {"stored": stored_as_json(judged.stored)}),
     }
+
+
+def stored_as_json(stored: StoredScores) -> dict[str, Any]:
+    """Scores of the teachers by their stored features, and of which images, as plain values."""
+    return {
+        **stored.config.model_dump(mode="json"),
+        "num_fitted": stored.num_fitted,
+        "num_judged": stored.num_judged,
+        "teachers": {
+            one.name: {probe: dict(scores) for probe, scores in one.scores.items()} for one in stored.teachers
+        },
+    }
+
+
+def print_stored(stored: StoredScores, metric: str) -> None:
+    """A line a teacher on stdout."""
+    console, view = results_console(), stored.config.view
+    images = f"view {view} of {stored.num_judged:,} training images, the probes fitted on {stored.num_fitted:,} others"
+    for teacher in stored.teachers:
+        scores = ", ".join(f"{probe} {found[metric]:.3f}" for probe, found in teacher.scores.items())
+        console.print(f"teacher {teacher.name} from the store: {scores} ({metric.replace('_', ' ')}; {images})")
 
 
 def print_table(judged: Judged) -> None:
@@ -54,6 +77,8 @@ def print_table(judged: Judged) -> None:
         table.add_row(rows[0].probe, *(_folded(cell) if narrow else cell for cell in _cells(rows)))
     console.print(table)
     console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
+    if judged.stored is not None:
+        print_stored(judged.stored, judged.evaluation.config.metric)
 
 
 def _cells(rows: Sequence[Kept]) -> list[str]:
