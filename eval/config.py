@@ -22,6 +22,15 @@ class StoredConfig(Config):
     """Of that hash."""
 
 
+class WatchConfig(Config):
+    """How a student is looked at while it is trained."""
+
+    steps: int = Field(default=500, ge=1)
+    """Training steps from one look to the next; at least `distill.log_steps`."""
+    images: int = Field(default=2000, ge=8)
+    """Labelled images of `train` that are drawn for it, or as many as there are; a quarter of them is judged."""
+
+
 class EvalConfig(Config):
     """Which probes judge a student, on which splits, by which metric."""
 
@@ -39,6 +48,8 @@ class EvalConfig(Config):
     """Set a probe to null to leave it out."""
     stored: StoredConfig | None = None
     """Also judge the teachers by their stored features: no image is decoded, no teacher asked."""
+    watch: WatchConfig | None = None
+    """Look at the student while it is trained, and warn when its loss falls and its kNN does not rise."""
     bootstrap: int = Field(default=1000, ge=100)
     """Resamplings of the test images for the 95 % intervals."""
     pictures: int = Field(default=6, ge=0, le=64)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from stillhouse.storage.disk import disk_errors
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends to `metrics.jsonl` and `tensorboard/` in a run's folder. Use as a context manager."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         with disk_errors(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - open until __exit__

@@ -25,9 +25,10 @@ from .export.mask_token import save_mask_token
 from .export.timm import export_student, is_whole, timm_config
 from .identity import identity_of, require_same
 from .loader import Batch, Loader
-from .metrics import MetricsLog
+from .metrics import METRICS, MetricsLog
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
 from .trainer import Trainer
+from .watch import WATCH, Looks, Watch
 
 RESULT = "result.json"
 STUDENT = "student"
@@ -65,8 +66,13 @@ class DistillResult(Config):
     """Where there were several: the weight of each."""
 
 
-def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporter) -> tuple[DistillResult, bool]:
+def distill(
+    store: Store, config: DistillConfig, folder: Path, reporter: Reporter, watch: Watch | None = None
+) -> tuple[DistillResult, bool]:
     """Train a student to the end, or find it finished; (result, whether anything was done).
+
+    Args:
+        watch: looks at the student from time to time; it is no part of what the run is.
 
     Raises:
         UsageError: no such teacher, too few samples for a batch, a student whose grid is not the teacher's.
@@ -101,8 +107,9 @@ def distill(store: Store, config: DistillConfig, folder: Path, reporter: Reporte
                 raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
             trainer.begin(loader.steps_per_epoch)
             _resume(trainer, folder, identity, reporter)
+            looks = None if watch is None else Looks(watch, trainer, folder, reporter)
             with _Checkpoints(trainer, folder / "checkpoints", identity) as checkpoints:
-                seconds = _train(trainer, loader, folder, checkpoints, reporter)
+                seconds = _train(trainer, loader, folder, checkpoints, looks, reporter)
                 result = _finish(trainer, taught, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
     return result, True
 
@@ -136,10 +143,19 @@ class _Checkpoints:
                 self.save()
 
 
-def _train(trainer: Trainer, loader: Loader, folder: Path, checkpoints: _Checkpoints, reporter: Reporter) -> float:
-    """The loop: batch, step, log, checkpoint. Returns the seconds it took, those of earlier sittings included."""
+def _train(
+    trainer: Trainer,
+    loader: Loader,
+    folder: Path,
+    checkpoints: _Checkpoints,
+    looks: Looks | None,
+    reporter: Reporter,
+) -> float:
+    """The loop: batch, step, log, look, checkpoint. Returns the seconds it took, those of earlier sittings included."""
     config, total = trainer.config, trainer.num_steps
     earlier, begin = trainer.seconds, time.monotonic()
+    if looks is not None:
+        looks.begin()
     with MetricsLog(folder, trainer.step) as log, reporter.task(f"distill {config.name}", total * config.batch) as task:
         task.resume(trainer.step * config.batch)
         waited = time.monotonic()
@@ -151,6 +167,8 @@ def _train(trainer: Trainer, loader: Loader, folder: Path, checkpoints: _Checkpo
                 if trainer.step % config.log_steps == 0 or trainer.step == total:
                     shown = log.write(trainer.step, trainer.lr, losses, wait_s)
                     task.advance(0, f"loss {shown:.4f}")
+                if looks is not None:  # before the checkpoint, after which its line would never be written
+                    looks.after_step()
                 if trainer.step % config.checkpoint_steps == 0 and trainer.step < total:
                     checkpoints.save()
                 task.advance(config.batch)
@@ -203,7 +221,8 @@ def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: 
         require_same(folder, found.facts["identity"], identity)
         trainer.restore(found)
         reporter.say(f"distill {trainer.config.name}: going on from step {trainer.step:,} of {trainer.num_steps:,}")
-    truncate_jsonl(folder / "metrics.jsonl", trainer.step)
+    for log in (METRICS, WATCH):
+        truncate_jsonl(folder / log, trainer.step)
 
 
 def _finish(

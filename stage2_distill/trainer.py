@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillhouse.core import rng
 from stillhouse.core.encoders import normalise, pick_device
 from stillhouse.core.errors import ResourceError, UsageError
+from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
 from .checkpoint import Checkpoint
@@ -78,6 +79,11 @@ class Trainer:
             message = f"mask probability {mask.probability} and ratio {mask.ratio} hide nothing"
             where = f"in batches of {config.batch} with {num_patches} patches"
             raise UsageError(f"{message} {where}", hint="make them larger, or leave objective 'patch' out")
+
+    @property
+    def sees(self) -> Preprocessing:
+        """How the student sees pixels: normalised as its teacher does, at its own size."""
+        return self._pixels.model_copy(update={"size": self.student.image_size})
 
     @property
     def _num_patches(self) -> int:

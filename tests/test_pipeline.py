@@ -15,6 +15,7 @@ from stillhouse.core.errors import ResourceError
 from stillhouse.pipeline import Ledger, PipelineConfig
 from stillhouse.stage1_extract import ingest, teachers
 from stillhouse.stage1_extract.testing import TINY_VIT_ARGS, tiny_images, tiny_teacher
+from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.storage.seal import latest_seal
 from stillhouse.testing import Ended, run_here
 
@@ -127,6 +128,29 @@ def refused_at_last(ended: Ended) -> str:
     """What a run that was refused after some steps says of it."""
     assert ended.status == 2, ended
     return ended.last.removeprefix("error: ")
+
+
+def test_a_watched_run_trains_the_same_student(own: Path, finished: Path, pipeline: Path) -> None:
+    """And a run that is finished stays so when it is asked to be watched."""
+    ended = run_here("distill", pipeline, f"out={own}", "eval.watch.steps=4")
+    assert ended.err.splitlines()[0].endswith("(already done)")
+    shutil.rmtree(own / "students")
+    ended = run_here("distill", pipeline, f"out={own}", "eval.watch.steps=4", "eval.watch.images=16")
+    assert ended.status == 0, ended.err
+    weights = Path("students") / "student-seed0" / "student" / "model.safetensors"
+    assert (own / weights).read_bytes() == (finished / weights).read_bytes()
+    lines = read_metrics(own / "students" / "student-seed0" / "watch.jsonl")
+    assert [line["step"] for line in lines] == [0, 4, 8, 9]
+    assert {(line["fitted"], line["judged"]) for line in lines} == {(12, 4)}
+    shown = [line for line in ended.err.splitlines() if ", knn " in line or ": knn " in line]
+    assert shown[-1] == f"distill student: step 9: loss {lines[-1]['loss']:.4f}, knn {lines[-1]['knn']:.3f}"
+
+
+def test_looks_more_often_than_losses_are_refused(pipeline: Path) -> None:
+    message = refused(run_here("distill", pipeline, "eval.watch.steps=1"))
+    assert (
+        "eval.watch.steps is 1, and the loss is logged every distill.log_steps 2 steps; look no more often" in message
+    )
 
 
 def test_seeds_share_the_store_and_the_teachers_scores(own: Path, pipeline: Path) -> None:

@@ -28,6 +28,7 @@ from stillhouse.eval.report_data import Verdict
 from stillhouse.eval.run import Evaluation
 from stillhouse.eval.stored import StoredEvaluation, StoredScores, stored_parts
 from stillhouse.eval.subjects import exported_student, teacher_subject, untrained_student
+from stillhouse.eval.watch import KnnWatch
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.ingest import IngestResult, ingest
@@ -75,6 +76,13 @@ class PipelineConfig(Config):
             unknown = [one for one in asked if one not in (None, *names)]
             if unknown:
                 raise ValueError(f"distill.{key} {unknown[0]!r} is not in `teachers`: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _looks_have_a_loss(self) -> Self:
+        if self.eval.watch is not None and self.eval.watch.steps < self.distill.log_steps:
+            given = f"{self.eval.watch.steps}, and the loss is logged every distill.log_steps {self.distill.log_steps}"
+            raise ValueError(f"eval.watch.steps is {given} steps; look no more often")
         return self
 
     @property
@@ -211,8 +219,9 @@ def run_distill(
 ) -> tuple[DistillResult, ...]:
     """One student a seed."""
     results = []
+    watch = None if config.eval.watch is None else KnnWatch(_judged_on(config, store), config.eval)
     for seed in seeds:
-        result, worked = distill(store, _seeded(config, seed), student_folder(config, seed), reporter)
+        result, worked = distill(store, _seeded(config, seed), student_folder(config, seed), reporter, watch)
         ledger.enter("distill", result.seconds, worked)
         reporter.say(
             f"distill: student {result.name}, seed {seed}: {result.num_steps:,} steps at "
