@@ -77,31 +77,45 @@ def require_labels(store: Store, config: EvalConfig) -> None:
         raise UsageError(message, hint=f"a probe needs two classes: {UNLABELLED}")
 
 
-def middle_pixels(store: Store, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:
+def middle_pixels(
+    store: Store, rows: LabelledRows, threads: int, advance: Callable[[int], None] = lambda num: None
+) -> npt.NDArray[np.uint8]:
     """uint8 [N, S, S, 3]: the plain middle of each image at the size of the store's views."""
 
     def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
         image = decode(store.image_bytes(*at))
         return render(image, np.array(center_params(*image.size), np.int32), store.spec.view_size)
 
-    return _in_threads(one, rows, threads)
+    return _rendered(one, store, rows, threads, advance)
 
 
-def view_pixels(store: Store, view: int, rows: LabelledRows, threads: int) -> npt.NDArray[np.uint8]:
+def view_pixels(
+    store: Store, view: int, rows: LabelledRows, threads: int, advance: Callable[[int], None] = lambda num: None
+) -> npt.NDArray[np.uint8]:
     """uint8 [N, S, S, 3]: a stored view of each image, replayed."""
 
     def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
         block, row = at
         return render(decode(store.image_bytes(*at)), store.view_params(view, block)[row], store.spec.view_size)
 
-    return _in_threads(one, rows, threads)
+    return _rendered(one, store, rows, threads, advance)
 
 
-def _in_threads(
-    one: Callable[[tuple[int, int]], npt.NDArray[np.uint8]], rows: LabelledRows, threads: int
+def _rendered(
+    one: Callable[[tuple[int, int]], npt.NDArray[np.uint8]],
+    store: Store,
+    rows: LabelledRows,
+    threads: int,
+    advance: Callable[[int], None],
 ) -> npt.NDArray[np.uint8]:
+    """What `one` makes of each row, in threads."""
+    size = store.spec.view_size
+    pixels_NSSC = np.empty((len(rows.at), size, size, 3), np.uint8)
     with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(one, rows.at)))
+        for i, pixels in enumerate(pool.map(one, rows.at)):
+            pixels_NSSC[i] = pixels
+            advance(1)
+    return pixels_NSSC
 
 
 def encode_images(

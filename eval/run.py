@@ -79,7 +79,9 @@ class Evaluation:
 
     @cached_property
     def _pixels(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        train, test = (middle_pixels(self.store, rows, self.config.threads) for rows in (self.train, self.test))
+        parts, threads = (self.train, self.test), self.config.threads
+        with self._reporter.task("eval: images", sum(len(rows.keys) for rows in parts)) as task:
+            train, test = (middle_pixels(self.store, rows, threads, task.advance) for rows in parts)
         return train, test
 
     def judge(self, name: str, weights: str, load: Callable[[], Subject], *, sees: Preprocessing) -> Judgement:

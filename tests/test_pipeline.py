@@ -88,6 +88,18 @@ def test_json_is_one_object_with_every_score(finished: Path, pipeline: Path) -> 
         assert probe["gain"] == pytest.approx(probe["student"] - probe["untrained"])
 
 
+def test_another_probe_needs_neither_teacher_nor_student(
+    own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their features are kept beside the scores."""
+    for name in ("build_encoder", "create_timm"):
+        monkeypatch.setattr(f"stillhouse.eval.subjects.{name}", None)
+    monkeypatch.setattr("stillhouse.eval.subjects.timm", None)
+    ended = run_here("eval", pipeline, f"out={own}", "eval.logistic.preset=proteus", "--json")
+    assert ended.status == 0, ended.err
+    assert [probe["probe"] for probe in ended.json()["probes"][0]] == ["knn", "linear", "logistic-proteus"]
+
+
 def test_teachers_are_judged_from_the_store_without_their_weights(
     own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,7 @@ def test_a_probe_that_is_added_needs_no_encoder(finished: Path, tmp_path: Path, 
     reporter = Lines()
     few = evaluation(finished, tmp_path, config(linear=None, logistic=None), reporter)
     assert list(judge(few, lambda: student).scores) == ["knn"]
-    assert [name for name, _ in reporter.events] == ["eval student: features", "eval s: knn"]
+    assert [name for name, _ in reporter.events] == ["eval: images", "eval student: features", "eval s: knn"]
     reporter.events.clear()
     assert equal(judge(evaluation(finished, tmp_path, reporter=reporter), never), whole)
     assert [name for name, _ in reporter.events] == ["eval s: linear", "eval s: logistic-dinov2"]
@@ -186,6 +186,7 @@ def test_progress_reaches_its_end(finished: Path, tmp_path: Path, student: Subje
     judge(one, lambda: student)
     num = len(one.train.keys), len(one.test.keys)
     assert dict(reporter.events) == {
+        "eval: images": sum(num),
         "eval student: features": sum(num),
         "eval s: knn": num[1],
         "eval s: linear": 2 * 5,

@@ -136,7 +136,7 @@ def test_looks_are_at_the_start_every_so_many_steps_and_at_the_end(sealed_store:
 def test_a_warning_is_given_once(sealed_store: Store, tmp_path: Path) -> None:
     reporter = Lines()
     run(sealed_store, tmp_path, Rough(warn_at=4), reporter)
-    lines = read_metrics(tmp_path / "watch.jsonl")
+    lines: list[Any] = [*read_metrics(tmp_path / "watch.jsonl")]
     assert [line.get("warning") for line in lines] == [None, None, "3 looks", None, None, None]
     assert [line for line in reporter.lines if "warning" in line] == ["distill student: warning: 3 looks"]
 
