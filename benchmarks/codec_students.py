@@ -153,7 +153,7 @@ class Study:
         preprocessing = Preprocessing(mean=seen.mean, std=seen.std, size=trainer.student.image_size)
         encoder = trainer.student.encoder.eval().requires_grad_(False)
         subject = Subject(run.name, encoder, preprocessing, weights_sha256(encoder))
-        scores = self._evaluation.judge(run.name, subject.weights_sha256, lambda: subject).scores
+        scores = self._evaluation.judge(run.name, subject.weights_sha256, lambda: subject, sees=preprocessing).scores
         return {name: scores[name]["top1"] for name in ("knn", "linear")}
 
 

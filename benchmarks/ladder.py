@@ -14,6 +14,7 @@ All is done by the product's own steps and kept under `--work`: stop and run aga
 
 import argparse
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from stillhouse.core.config import parse_config
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.eval.features import encode_images, middle_pixels
+from stillhouse.eval.judged import Judgement
 from stillhouse.eval.logistic import LogisticConfig, LogisticProbe
-from stillhouse.eval.run import Evaluation, Judgement
+from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import Subject, exported_student, teacher_subject, untrained_student
 from stillhouse.pipeline import Ledger, PipelineConfig, run_distill, run_extract, run_ingest, student_folder
 from stillhouse.stage1_extract.config import TeacherConfig
@@ -94,7 +96,9 @@ class Ladder:
         pipeline, store = self.pipeline(rung), self.store(rung)
         (made,) = run_distill(pipeline, store, [seed], self._reporter, self._ledger)
         name, folder = f"{rung}-seed{seed}", student_folder(pipeline, seed) / STUDENT
-        judged = self._evaluation(images).judge(name, made.weights_sha256, lambda: exported_student(folder, name))
+        sees = images.teacher("vits").preprocessing.model_copy(update={"size": made.image_size})
+        load = partial(exported_student, folder, name)
+        judged = self._evaluation(images).judge(name, made.weights_sha256, load, sees=sees)
         return {"choice": rung, "seed": seed, **_scores(judged)}
 
     def references(self, seed: int) -> list[Line]:
@@ -102,10 +106,14 @@ class Ladder:
         images, pipeline = self.store(FULL), self.pipeline(FULL)
         spec = images.teacher("vits")
         teacher = self._evaluation(images).judge(
-            "teacher", spec.weights_sha256, lambda: teacher_subject(pipeline.teacher_of("vits"), spec)
+            "teacher",
+            spec.weights_sha256,
+            lambda: teacher_subject(pipeline.teacher_of("vits"), spec),
+            sees=spec.preprocessing,
         )
         folder, name = student_folder(pipeline, seed) / STUDENT, f"untrained-seed{seed}"
-        untrained = self._evaluation(images).judge(name, name, lambda: untrained_student(folder, name, seed))
+        start = untrained_student(folder, name, seed)
+        untrained = self._evaluation(images).judge(name, name, lambda: start, sees=start.preprocessing)
         return [
             {"choice": TEACHER, "seed": seed, **_scores(teacher)},
             {"choice": UNTRAINED, "seed": seed, **_scores(untrained)},
