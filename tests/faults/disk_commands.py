@@ -23,7 +23,7 @@ def _is_part_of(begun: Path, whole: Path) -> bool:
     """True when scores are those of another file as far as they go: each probe is kept as it is found."""
     one, other = (read_signed_json(path, "") for path in (begun, whole))
     assert one is not None and other is not None
-    return one["identity"] == other["identity"] and one["probes"].items() <= other["probes"].items()
+    return bool(one["identity"] == other["identity"] and one["probes"].items() <= other["probes"].items())
 
 
 class Commands:
