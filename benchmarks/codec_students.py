@@ -154,7 +154,7 @@ class Study:
         encoder = trainer.student.encoder.eval().requires_grad_(False)
         subject = Subject(run.name, encoder, preprocessing, weights_sha256(encoder))
         scores = self._evaluation.judge(run.name, subject.weights_sha256, lambda: subject, sees=preprocessing).scores
-        return {name: judged.scores[name]["top1"] for name in ("knn", "linear")}
+        return {name: scores[name]["top1"] for name in ("knn", "linear")}
 
 
 class SharedPixels(Loader):

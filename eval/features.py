@@ -6,6 +6,7 @@ Legend: N images, B batch, S side of a view, D width, T patches.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,11 @@ from stillhouse.storage.labels import classes_in
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import center_params, render
 
-from .config import EvalConfig
 from .probe import Features
 from .subjects import Subject
+
+if TYPE_CHECKING:  # it names every task, and tasks read features
+    from .config import EvalConfig
 
 LINEAR_BLOCKS = 4
 """The linear probe reads the cls tokens of the last four blocks (DINOv2)."""
@@ -68,7 +71,7 @@ def labelled_rows(store: Store, split: str) -> LabelledRows:
     return LabelledRows(tuple(at for at, _ in found), tuple(sample.key for _, sample in found), labels)
 
 
-def require_labels(store: Store, config: EvalConfig) -> None:
+def require_labels(store: Store, config: "EvalConfig") -> None:
     """UsageError unless both splits of the probes have labelled images, those to fit on of two classes."""
     train, _ = labelled_rows(store, config.train), labelled_rows(store, config.test)
     if len(np.unique(train.labels_N)) < 2:
@@ -123,7 +126,7 @@ def encode_images(
     pixels_NSSC: npt.NDArray[np.uint8],
     labels_N: npt.NDArray[np.int64],
     num_classes: int,
-    config: EvalConfig,
+    config: "EvalConfig",
     advance: Callable[[int], None] = lambda num: None,
 ) -> Features:
     """What the probes read of one encoder, float32."""
@@ -143,7 +146,7 @@ def encode_images(
 
 
 def patch_maps(
-    subject: Subject, pixels_NSSC: npt.NDArray[np.uint8], config: EvalConfig
+    subject: Subject, pixels_NSSC: npt.NDArray[np.uint8], config: "EvalConfig"
 ) -> tuple[list[npt.NDArray[np.float32]], tuple[int, int]]:
     """Patch tokens [T, D] of each image, and the grid they lie on."""
     device = pick_device(config.device)
