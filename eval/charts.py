@@ -60,9 +60,21 @@ class Dot:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, x_label: str, y_label: str, log_y: bool = False, width: int = WIDE
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    x_range: Sequence[float] = (),
+    mark: tuple[float, str] | None = None,
+    width: int = WIDE,
 ) -> str:
     """An SVG of all series on shared axes; on a log axis values <= 0 are gaps; curves are thinned to bucket means.
+
+    Args:
+        x_range: xs that the axis must hold beside those of the series, so that two charts can share one.
+        mark: (x, name) of an upright line.
 
     Raises:
         ValueError: a series whose xs and ys differ in length.
@@ -75,8 +87,11 @@ def line_chart(
         return _svg(title, width, height, [*legend, _text(width / 2, height / 2, "no data", anchor="middle")])
     left, right, top, bottom = 58.0, width - 14.0, top + 32.0, height - 44.0
     y_scale = (log_scale if log_y else linear_scale)([y for _, y in points], bottom, top)
-    x_scale = linear_scale([x for x, _ in points], left, right, snap=False, num_ticks=8 if width >= WIDE else 4)
+    xs = [*(x for x, _ in points), *x_range, *([mark[0]] if mark else [])]
+    x_scale = linear_scale(xs, left, right, snap=False, num_ticks=8 if width >= WIDE else 4)
     parts = [*legend, *_axes(x_scale, y_scale, x_label, y_label)]
+    if mark is not None:
+        parts += _upright(x_scale.at(mark[0]), top, bottom, mark[1], (left + right) / 2)
     parts += [_curve(one, x_scale.at, y_scale.at, _series(i), i) for i, one in enumerate(thinned)]
     return _svg(title, width, height, parts)
 
@@ -214,6 +229,14 @@ def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> list[st
         label = _text(x, bottom + 18, _tick(value), anchor="middle", muted=True)
         parts += [_line(x, bottom, x, bottom + 4, "muted"), label]
     return [*parts, _text(right, bottom + 38, x_label, anchor="end", muted=True)]
+
+
+def _upright(x: float, top: float, bottom: float, name: str, middle: float) -> list[str]:
+    """A dashed line from top to bottom, with its name on the side that has more room."""
+    style = 'stroke="var(--muted, #5c6675)" stroke-width="1.4" stroke-dasharray="4 3"'
+    line = f'<line x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}" {style}/>'
+    anchor, away = ("end", -6) if x > middle else ("start", 6)
+    return [line, _text(x + away, top + 14, name, anchor=anchor)]
 
 
 def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float], colour: str, i: int) -> str:

@@ -17,6 +17,7 @@ from stillhouse.core.events import Reporter, Task
 from stillhouse.storage.disk import replace_file
 from stillhouse.storage.signed_json import read_signed_json, signed_json
 
+from .neighbours import Neighbours
 from .probe import Features, Probe, Steps
 
 Identity = Mapping[str, Any]
@@ -25,12 +26,16 @@ Identity = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All that the probes say of one subject. `predictions` are class numbers of the test images per probe."""
+    """All that the probes say of one subject. `predictions` are class numbers of the test images per probe.
+
+    `neighbours` is None without the kNN probe, and of subjects that it judged before it kept any.
+    """
 
     name: str
     scores: Mapping[str, Mapping[str, float]]
     chosen: Mapping[str, Mapping[str, Any]]
     predictions: Mapping[str, npt.NDArray[np.int64]]
+    neighbours: Neighbours | None = None
 
 
 class Judge:
@@ -110,9 +115,11 @@ def _found(probe: Probe, train: Features, test: Features, steps: Steps) -> dict[
 
 
 def _judgement(name: str, probes: Mapping[str, Any]) -> Judgement:
+    neighbours = probes.get("knn", {}).get("details", {}).get("neighbours")
     return Judgement(
         name,
         {probe: found["scores"] for probe, found in probes.items()},
         {probe: found["chosen"] for probe, found in probes.items()},
         {probe: np.array(found["predictions"], np.int64) for probe, found in probes.items()},
+        None if neighbours is None else Neighbours.from_json(neighbours),
     )

@@ -4,7 +4,7 @@ Shape letters: N train images, Q test images, K neighbours, D width, C classes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import missing_package
 
 from .metrics import all_scores, top_k
+from .neighbours import shown_neighbours
 from .probe import Features, FloatArray, IntArray, ProbeResult, Steps, check_features, untold
 
 SEARCH_ROWS = 1024  # queries a search; faiss blocks its matrix product by itself
@@ -56,7 +57,7 @@ class KnnProbe:
         weights_QK = _softmax(sims_QK / self.config.temperature)
         voters_QK = train.labels[neighbours_QK]
         headline = capped[self.config.report_k]
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {"neighbours": asdict(shown_neighbours(test.labels, neighbours_QK, sims_QK))}
         predictions_Q = np.zeros(len(test), dtype=np.int64)
         for k in sorted(set(capped.values())):
             votes_QC = _votes(voters_QK[:, :k], weights_QK[:, :k], train.num_classes)

@@ -16,6 +16,7 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 MID_GREY = 128
+EXACT_CHARS = 8_000  # a longer data URI of a picture is worth the small errors of JPEG
 RANK_TOLERANCE = 1e-9  # a component with less than this share of the first one's variance is noise
 
 
@@ -70,6 +71,27 @@ def upscale_nearest(pixels: Pixels, display_px: int) -> Pixels:
     """uint8 [h, w, 3] -> [k h, k w, 3] with the least whole k whose longer side reaches `display_px`."""
     times = max(1, -(-display_px // max(pixels.shape[:2])))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def shrink(pixels: Pixels, longest: int) -> Pixels:
+    """uint8 [h, w, 3] with its longer side at most `longest`, averaged over what each pixel covers."""
+    height, width = pixels.shape[:2]
+    if max(height, width) <= longest:
+        return pixels
+    size = [max(1, round(side * longest / max(height, width))) for side in (width, height)]
+    image = Image.fromarray(np.ascontiguousarray(pixels)).resize((size[0], size[1]), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def data_uri_photo(pixels: Pixels) -> str:
+    """uint8 [h, w, 3] as a data URI: the same pixels as PNG where that is small, nearly the same as JPEG elsewhere."""
+    exact = data_uri_png(pixels)
+    if len(exact) <= EXACT_CHARS:
+        return exact
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.save(buffer, format="JPEG", quality=88, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def data_uri_png(pixels: Pixels) -> str:

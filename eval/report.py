@@ -6,19 +6,21 @@ The page loads nothing: style, script, charts and pictures are in it, and its co
 import base64
 import hashlib
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import formatting
-from .charts import NARROW, WIDE, Bar, BarGroup, Dot, Series, bar_chart, dot_chart, line_chart
-from .pictures import Pixels, data_uri_png, match_colours, upscale_nearest
-from .rates import bound_line
-from .report_data import CodecChoice, PictureSheet, ProbeResult, ReportData, Score, StageCost
+from .break_even import BreakEven
+from .pictures import Pixels, data_uri_photo, data_uri_png, match_colours, shrink, upscale_nearest
+from .report_charts import bar_charts, break_even_chart, rate_chart, training_charts
+from .report_data import PictureSheet, ReportData, Score, StageCost
+from .report_json import published_of
 
-PICTURE_PX = 224
+MAP_PX = 224
+PHOTO_PX = 256  # pictures are shrunk to this on their longer side
+SMALL_PX = 160  # the same for those of a row of many
 MAX_QUARANTINED = 100  # rows shown; the store itself holds the whole list
 
 
@@ -28,18 +30,25 @@ def render_report(data: ReportData) -> str:
     Raises:
         ValueError: sequences that belong together differ in length (a loss curve, a seed's scores, picture maps).
     """
-    _check(data)
+    for message in _faults(data):
+        raise ValueError(message)
     environment = _environment()
     script = environment.get_template("report.js").render()
+    published, family = published_of(data)
     page = environment.get_template("report.html.j2").render(
         data=data,
         style=Markup(environment.get_template("report.css").render()),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        bar_charts=_bar_charts(data.probes),
+        bar_charts=bar_charts(data.probes),
+        task_charts=[bar_charts(section.rows) for section in data.tasks],
         picture_maps=_picture_maps(data.pictures) if data.pictures else [],
-        loss_chart=_loss_chart(data) if data.curves else "",
-        rate_charts=[_rate_chart(choice) for choice in data.codecs],
+        training_charts=training_charts(data.curves, data.watch),
+        rate_charts=[rate_chart(choice) for choice in data.codecs],
+        break_even=data.break_even if isinstance(data.break_even, BreakEven) else None,
+        break_even_chart=break_even_chart(data.break_even) if isinstance(data.break_even, BreakEven) else "",
+        published=published,
+        family=family,
         max_quarantined=MAX_QUARANTINED,
         total_s=sum(cost.seconds for cost in data.costs),
         once_s=sum(cost.seconds for cost in data.costs if cost.once),
@@ -67,68 +76,32 @@ def _environment() -> Environment:
         "interval": _interval,
         "rate": _rate,
         "png": _png,
+        "photo": _photo,
+        "small": _small,
     }
     return environment
 
 
-def _check(data: ReportData) -> None:
-    for curve in data.curves:
-        if len(curve.steps) != len(curve.values):
-            raise ValueError(f"loss curve {curve.name!r}: {len(curve.steps)} steps and {len(curve.values)} values")
+def _faults(data: ReportData) -> Iterator[str]:
+    """What does not fit together."""
+    for what, curves in (("loss curve", data.curves), ("watched probe", data.watch.curves if data.watch else ())):
+        for curve in curves:
+            if len(curve.steps) != len(curve.values):
+                name = getattr(curve, "name", None) or getattr(curve, "probe", "")
+                yield f"{what} {name!r}: {len(curve.steps)} steps and {len(curve.values)} values"
     for codec in data.codecs:
         if not codec.curve:
-            raise ValueError(f"codec of {codec.teacher}/{codec.level}: no candidates")
+            yield f"codec of {codec.teacher}/{codec.level}: no candidates"
     for row in data.seeds.rows if data.seeds else ():
         if data.seeds and len(row.scores) != len(data.seeds.seeds):
-            raise ValueError(f"seed scores of {row.probe!r}: {len(row.scores)} for {len(data.seeds.seeds)} seeds")
+            yield f"seed scores of {row.probe!r}: {len(row.scores)} for {len(data.seeds.seeds)} seeds"
     for picture in data.pictures.rows if data.pictures else ():
         if data.pictures and len(picture.maps) != len(data.pictures.encoders):
-            raise ValueError(
-                f"picture {picture.key!r}: {len(picture.maps)} maps for {len(data.pictures.encoders)} encoders"
-            )
-
-
-def _bar_charts(probes: tuple[ProbeResult, ...]) -> list[Markup]:
-    """One chart of all probes in per cent, and one for each metric that has its own unit."""
-    axes: dict[str, list[ProbeResult]] = {}
-    for probe in probes:
-        axes.setdefault("score in per cent" if probe.percent else probe.metric, []).append(probe)
-    names = ["teacher", "student", *(["untrained"] if any(probe.untrained for probe in probes) else [])]
-    charts = []
-    for axis, rows in axes.items():
-        title = f"Scores of {', '.join(names)} for each probe: {axis}"
-        groups = [BarGroup(row.probe, _bars(row)[: len(names)]) for row in rows]
-        charts.append(_both_widths(partial(bar_chart, title, names, groups, as_percent=rows[0].percent)))
-    return charts
-
-
-def _bars(row: ProbeResult) -> list[Bar]:
-    scores = (row.teacher, row.student, row.untrained)
-    return [Bar(None) if one is None else Bar(one.value, one.low, one.high) for one in scores]
-
-
-def _loss_chart(data: ReportData) -> Markup:
-    series = [Series(curve.name, curve.steps, curve.values) for curve in data.curves]
-    title = "Training loss of each objective over steps"
-    return _both_widths(partial(line_chart, title, series, x_label="step", y_label="loss (log scale)", log_y=True))
-
-
-def _rate_chart(codec: CodecChoice) -> Markup:
-    """SNR over bits of every candidate, under the bound."""
-    title = f"Signal to noise over bits of each candidate codec for {codec.teacher}/{codec.level}"
-    dots = [
-        Dot(
-            point.choice,
-            point.bits,
-            point.snr_db,
-            f"{point.choice}: {formatting.digits(point.bits)} bits, {formatting.digits(point.snr_db)} dB",
-            marked=point.choice == codec.choice,
-        )
-        for point in codec.curve
-    ]
-    line = Series("Gaussian bound", *bound_line(codec.curve))
-    names, x_label = ("candidate", "chosen"), "bits a dimension on disk (log2 scale)"
-    return _both_widths(partial(dot_chart, title, names, dots, line, x_label=x_label, y_label="SNR in dB"))
+            yield f"picture {picture.key!r}: {len(picture.maps)} maps for {len(data.pictures.encoders)} encoders"
+    for near in data.neighbours.rows if data.neighbours else ():
+        if data.neighbours and len(near.neighbours) != len(data.neighbours.encoders):
+            num = len(data.neighbours.encoders)
+            yield f"neighbours of {near.key!r}: those of {len(near.neighbours)} for {num} encoders"
 
 
 def _picture_maps(sheet: PictureSheet) -> list[tuple[Pixels, ...]]:
@@ -136,13 +109,6 @@ def _picture_maps(sheet: PictureSheet) -> list[tuple[Pixels, ...]]:
     columns = [[row.maps[index] for row in sheet.rows] for index in range(len(sheet.encoders))]
     matched = [match_colours(maps, columns[0]) for maps in columns]
     return [tuple(maps[number] for maps in matched) for number in range(len(sheet.rows))]
-
-
-def _both_widths(draw: Callable[..., str]) -> Markup:
-    """The chart drawn for a screen and for a telephone; the style shows one of them."""
-    return Markup(
-        f'<div class="chart wide">{draw(width=WIDE)}</div>\n<div class="chart narrow">{draw(width=NARROW)}</div>'
-    )
 
 
 def _interval(score: Score | None, as_percent: bool, signed: bool = False) -> str:
@@ -163,4 +129,13 @@ def _rate(cost: StageCost) -> float | None:
 
 
 def _png(pixels: Pixels) -> str:
-    return data_uri_png(upscale_nearest(pixels, PICTURE_PX))
+    """A map of few cells, each of them a square of whole pixels."""
+    return data_uri_png(upscale_nearest(pixels, MAP_PX))
+
+
+def _photo(pixels: Pixels) -> str:
+    return data_uri_photo(shrink(pixels, PHOTO_PX))
+
+
+def _small(pixels: Pixels) -> str:
+    return data_uri_photo(shrink(pixels, SMALL_PX))

@@ -7,7 +7,9 @@ shown as a dash.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .break_even import BreakEven
 from .pictures import Pixels
+from .report_sheets import ExampleSheet, Leakage, NeighbourSheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,10 @@ class JudgedData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """One row of the retention table: share and gap closed as fractions, gain in the unit of the score."""
+    """One row of a table of scores: share and gap closed as fractions, gain in the unit of the score.
+
+    Where less is better, share is teacher over student and gain is what the score fell by: more of both is better.
+    """
 
     probe: str
     metric: str
@@ -52,6 +57,17 @@ class ProbeResult:
     gap_closed: float | None = None
     gain: Score | None = None
     percent: bool = True
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSection:
+    """The tasks of one kind: `kind` is the heading, and names the published results that are shown beside them."""
+
+    kind: str
+    rows: tuple[ProbeResult, ...]
+    sheets: tuple[ExampleSheet, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +77,25 @@ class LossCurve:
     name: str
     steps: Sequence[int]
     values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchCurve:
+    """A probe of the student while it was trained: its score at some steps."""
+
+    probe: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    percent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Probes over training steps; `warning` is the sentence that was said, "" for none, `warned_at` the step."""
+
+    curves: tuple[WatchCurve, ...]
+    warning: str = ""
+    warned_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,14 +249,22 @@ class ReportData:
     verdict: Verdict
     judged: JudgedData
     probes: tuple[ProbeResult, ...]
+    tasks: tuple[TaskSection, ...] = ()
     curves: tuple[LossCurve, ...] = ()
+    watch: Watch | None = None
     seeds: SeedTable | None = None
+    neighbours: NeighbourSheet | None = None
     pictures: PictureSheet | None = None
+    leakage: Leakage | None = None
     store: StoreFacts | None = None
     codecs: tuple[CodecChoice, ...] = ()
     teachers: tuple[TeacherFacts, ...] = ()
     student: StudentFacts | None = None
     costs: tuple[StageCost, ...] = ()
+    num_students: int = 1
+    """How many the costs are of that are not paid once."""
+    break_even: BreakEven | str = ""
+    """When the store has paid for itself; or why that could not be measured; "" leaves it out."""
     environment: Mapping[str, str] = field(default_factory=dict)
     config_text: str = ""
     created: str = ""

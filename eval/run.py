@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.config import config_digest
-from stillhouse.core.errors import SpecMismatchError
+from stillhouse.core.errors import SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
 from stillhouse.storage.records import ObjectEntry
@@ -50,8 +50,11 @@ def probes_of(config: EvalConfig) -> list[Probe]:
 class Evaluation:
     """One run of the probes over any number of subjects; images are rendered when the first one needs them."""
 
-    def __init__(self, store: Store, config: EvalConfig, folder: Path, reporter: Reporter) -> None:
-        self.store, self.config = store, config
+    def __init__(
+        self, store: Store, config: EvalConfig, folder: Path, reporter: Reporter, *, only_kept: bool = False
+    ) -> None:
+        """With `only_kept` nobody is judged: what was not kept of an earlier run is an error."""
+        self.store, self.config, self._folder, self._only_kept = store, config, folder, only_kept
         self._reporter = reporter
         self._images_sha256 = content_digest(_image_objects(store))
         self._judge = Judge(probes_of(config), folder, reporter)
@@ -91,6 +94,9 @@ class Evaluation:
             weights: names the subject's weights without loading them: a hash, or how they are made.
             load: builds the subject; not called when nothing has to be done, or its features are known.
             sees: the subject's preprocessing.
+
+        Raises:
+            UsageError: with `only_kept`, a probe is not kept of these weights and images.
         """
         images = {"images_sha256": self._images_sha256, "view_size": self.store.spec.view_size}
         splits = {"train": self.config.train, "test": self.config.test}
@@ -102,6 +108,10 @@ class Evaluation:
     def _features(
         self, name: str, identity: dict[str, Any], load: Callable[[], Subject], sees: Preprocessing
     ) -> tuple[Features, Features]:
+        if self._only_kept:
+            path = self._folder / f"{name}.json"
+            lacks = "is of other weights or images, or lacks a probe" if path.exists() else "is not there"
+            raise UsageError(f"{name} is not judged yet: {path} {lacks}", hint="run `stillhouse eval` first")
         arrays = self._cache.get(name, {**identity, "blocks": LINEAR_BLOCKS}, lambda: self._encoded(load(), sees))
         num = len(self.classes)
         train, test = (

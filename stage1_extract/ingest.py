@@ -59,7 +59,7 @@ def ingest(
     spec = StoreSpec(ingest=config.spec(), views=views.model_dump(mode="json"))
     found = _complete_store(root, spec)
     if found is not None:
-        return _result(found, 0, 0.0)
+        return ingest_result(found)
     require_writable(root)
     source = open_source(config.source)
     planned = plan_blocks(source.items(), config)
@@ -85,7 +85,7 @@ def ingest(
                 require_room(root, _bytes_to_write(store, todo), "ingest")
             commit_images(store, block, samples())
             reporter.event("block", step="ingest", block=block)
-    return _result(store, len(todo), task.seconds)
+    return ingest_result(store, len(todo), task.seconds)
 
 
 def _bytes_to_write(store: Store, todo: Sequence[int]) -> int:
@@ -181,7 +181,7 @@ def image_format(data: bytes) -> str:
     return next((ending for magic, ending in _MAGIC if data.startswith(magic)), "bin")
 
 
-def _result(store: Store, written: int, seconds: float) -> IngestResult:
+def ingest_result(store: Store, written: int = 0, seconds: float = 0.0) -> IngestResult:
     """The result of a store whose images are all in; DataError when none of them can be trained on."""
     blocks = len(store.plan.blocks)
     reasons: Counter[str] = Counter()

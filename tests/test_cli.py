@@ -39,6 +39,7 @@ VERBS = (
     "extract",
     "distill",
     "eval",
+    "report",
     "export",
     "inspect",
     "verify",
@@ -77,6 +78,7 @@ def test_options_are_few_and_known() -> None:
     for verb, its in command.commands.items():  # type: ignore[attr-defined] # a group
         found |= {f"{verb} {option}" for parameter in its.params for option in parameter.opts if option[:1] == "-"}
     known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "eval --stored", "models --pretrained"}
+    known |= {"report --seeds"}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}

@@ -12,6 +12,7 @@ import yaml
 from stillhouse import page
 from stillhouse.core.config import load_config
 from stillhouse.core.errors import ResourceError
+from stillhouse.eval.run import Evaluation
 from stillhouse.pipeline import Ledger, PipelineConfig
 from stillhouse.stage1_extract import ingest, teachers
 from stillhouse.stage1_extract.testing import TINY_VIT_ARGS, tiny_images, tiny_teacher
@@ -413,3 +414,57 @@ def test_the_page_is_drawn_again_only_when_it_would_change(
     assert run() and not run()
     monkeypatch.setattr(page, "__version__", "9.9.9")
     assert run() and not run()
+
+
+def test_the_page_is_made_again_from_what_is_on_disk(
+    own: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the teacher, without judging; its tables lie beside it as JSON."""
+    monkeypatch.setattr(teachers, "build_encoder", None)
+    monkeypatch.setattr(ingest, "open_source", None)
+    monkeypatch.setattr(Evaluation, "_features", None)
+    (own / "report.html").unlink()
+    (own / "report-data.json").unlink()
+    scores = contents(own / "eval")
+    ended = run_here("report", pipeline, f"out={own}", "--json")
+    assert ended.status == 0, ended.err
+    assert ended.json()["report"] == str(own / "report.html") and contents(own / "eval") == scores
+    html, tables = (own / "report.html").read_text(), json.loads((own / "report-data.json").read_text())
+    assert 'id="neighbours"' in html and 'id="published"' in html and "Break-even" in html
+    assert [probe["probe"] for probe in tables["probes"]] == ["knn", "linear", "logistic-dinov2"]
+    assert [len(near) for row in tables["neighbours"]["rows"] for near in row["neighbours"]] == [5] * 4
+    assert tables["break_even"]["student_images"] == 72 and tables["break_even"]["students"] >= 1
+    ended = run_here("run", pipeline, f"out={own}")
+    assert ended.last.startswith("nothing to do")  # it is the page of this run
+    (own / "report-data.json").unlink()
+    assert "report: drawing" in run_here("run", pipeline, f"out={own}").err
+
+
+def test_a_page_needs_a_store_a_student_and_scores(own: Path, pipeline: Path, tmp_path: Path) -> None:
+    def said(*overrides: str) -> str:
+        return refused(run_here("report", pipeline, *overrides))
+
+    assert "no store" in said(f"out={tmp_path / 'nothing'}")
+    assert said(f"out={own}", "distill.seed=5").endswith("run `stillhouse distill` first")
+    (own / "eval" / "student-seed0.json").unlink()
+    lost = said(f"out={own}")
+    assert "student-seed0 is not judged yet" in lost and lost.endswith("run `stillhouse eval` first")
+    run_here("eval", pipeline, f"out={own}")
+    assert run_here("report", pipeline, f"out={own}").status == 0
+    assert "lacks a probe" in said(f"out={own}", "eval.knn.temperature=0.5")
+
+
+def test_what_was_not_timed_is_not_reckoned(own: Path, pipeline: Path) -> None:
+    (own / "ledger.json").unlink()
+    assert run_here("report", pipeline, f"out={own}").status == 0
+    assert "Not measured: the store was filled before this run" in (own / "report.html").read_text()
+
+
+def test_looks_at_a_student_in_training_are_drawn(own: Path, pipeline: Path) -> None:
+    looks = [{"step": step, "loss": 1.0, "knn": 0.4, "noise": 0.1} for step in (0, 4, 9)]
+    looks[1]["warning"] = "loss falls, transfer does not"  # type: ignore[assignment] # a sentence among numbers
+    (own / "students" / "student-seed0" / "watch.jsonl").write_text("\n".join(map(json.dumps, looks)) + "\n")
+    assert run_here("report", pipeline, f"out={own}").status == 0
+    assert "<strong>Warning</strong> loss falls, transfer does not" in (own / "report.html").read_text()
+    watch = json.loads((own / "report-data.json").read_text())["watch"]
+    assert watch["warned_at"] == 4 and watch["curves"][0]["steps"] == [0, 4, 9]

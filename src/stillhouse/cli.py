@@ -37,7 +37,7 @@ ConfigArgument = Annotated[Path, typer.Argument(help="A pipeline.yaml.")]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.")]
 StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
-SeedsOption = Annotated[int | None, typer.Option(min=1, help="Train and judge this many seeds, from distill.seed on.")]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="So many seeds, from distill.seed on.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -154,6 +154,24 @@ def eval_verb(
         if not as_json:
             summary.print_table(result)
         return EXIT_OK, summary.as_json(result)
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("report")
+def report_verb(
+    config: ConfigArgument, overrides: OverridesArgument = None, seeds: SeedsOption = None, as_json: JsonOption = False
+) -> None:
+    """Make the page of a finished run again from what is on disk. Trains and judges nothing."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import page, summary
+        from stillhouse.pipeline import finished
+
+        result = finished(pipeline, _seeds(pipeline, seeds), reporter)
+        report, _ = page.write_report(pipeline, result, reporter, again=True)
+        reporter.say(f"report: {report}")
+        return EXIT_OK, {**summary.as_json(result.judged), "report": str(report)}
 
     _with_config(config, overrides, as_json, body)
 

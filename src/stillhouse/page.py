@@ -4,62 +4,54 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from stillhouse import __version__
 from stillhouse.core.config import config_digest
 from stillhouse.core.errors import CorruptError
 from stillhouse.core.events import Reporter
-from stillhouse.eval.features import patch_maps
-from stillhouse.eval.kept import Kept
-from stillhouse.eval.pictures import pca_rgb
 from stillhouse.eval.rates import codec_choices
 from stillhouse.eval.report import render_report
 from stillhouse.eval.report_data import (
     ColumnFacts,
     JudgedData,
     LossCurve,
-    PictureRow,
-    PictureSheet,
-    ProbeResult,
     Quarantined,
     ReportData,
-    Score,
-    SeedScores,
-    SeedTable,
-    StageCost,
     StoreFacts,
     StudentFacts,
     TeacherFacts,
+    Watch,
+    WatchCurve,
 )
-from stillhouse.eval.retention import seed_interval
-from stillhouse.eval.subjects import exported_student, untrained_student
+from stillhouse.eval.report_json import report_json
 from stillhouse.stage2_distill.metrics import read_metrics
-from stillhouse.stage2_distill.run import STUDENT
-from stillhouse.storage.decode import decode
+from stillhouse.stage2_distill.watch import WATCH
 from stillhouse.storage.disk import replace_file
 from stillhouse.storage.signed_json import canonical_json, read_json
-from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
-from stillhouse.storage.views import render
 
 from .inspection import inspect_store
-from .pipeline import Judged, PipelineConfig, RunResult, student_folder
+from .page_costs import break_even, stage_costs
+from .page_pictures import neighbour_pictures, view_pictures
+from .page_scores import score_row, seed_table
+from .pipeline import PipelineConfig, RunResult, student_folder
 from .summary import as_json
 
 PACKAGES = ("torch", "timm", "numpy", "pillow", "zarr", "pyarrow", "faiss-cpu", "scikit-learn")
 
 
-def write_report(config: PipelineConfig, result: RunResult, reporter: Reporter) -> tuple[Path, bool]:
-    """Write `<out>/report.html` unless the one that is there shows this very run: (its path, whether it was written)."""
-    path = Path(config.out) / "report.html"
+def write_report(
+    config: PipelineConfig, result: RunResult, reporter: Reporter, *, again: bool = False
+) -> tuple[Path, bool]:
+    """Write `<out>/report.html` and its tables as `report-data.json`: (the page's path, whether it was written).
+
+    What is there already and shows this very run is left alone, unless it is to be made `again`.
+    """
+    path, tables = (Path(config.out) / name for name in ("report.html", "report-data.json"))
     identity = {
         "version": __version__,
         "config": config_digest(config.model_dump(mode="json")),
@@ -68,12 +60,16 @@ def write_report(config: PipelineConfig, result: RunResult, reporter: Reporter) 
         "seconds": result.ledger.seconds,
     }
     marker = Path(config.out) / "report.json"
-    if path.exists() and _marked(marker) == {**identity, "html_sha256": _sha256(path.read_bytes())}:
-        return path, False
+    if not again and path.exists() and tables.exists():
+        there = {"html_sha256": _sha256(path.read_bytes()), "data_sha256": _sha256(tables.read_bytes())}
+        if _marked(marker) == {**identity, **there}:
+            return path, False
     reporter.say("report: drawing")
-    html = render_report(_report_data(config, result)).encode()
+    data = _report_data(config, result)
+    html, plain = render_report(data).encode(), canonical_json(report_json(data))
     replace_file(path, html)
-    replace_file(marker, canonical_json({**identity, "html_sha256": _sha256(html)}))
+    replace_file(tables, plain)
+    replace_file(marker, canonical_json({**identity, "html_sha256": _sha256(html), "data_sha256": _sha256(plain)}))
     return path, True
 
 
@@ -104,15 +100,19 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
             split_rule=f"keyed hash of the sample key, {_shares(evaluation.store)}",
             num_classes=len(evaluation.classes),
         ),
-        probes=tuple(_probe_row(rows, config.eval.metric) for rows in zip(*judged.kept, strict=True)),
+        probes=tuple(score_row(rows) for rows in zip(*judged.kept, strict=True)),
         curves=_curves(student_folder(config, judged.seeds[0]) / "metrics.jsonl"),
-        seeds=_seed_table(judged) if several else None,
-        pictures=_pictures(config, result) if config.eval.pictures else None,
+        watch=_watch(student_folder(config, judged.seeds[0]) / WATCH),
+        seeds=seed_table(judged) if several else None,
+        neighbours=neighbour_pictures(config, judged) if config.eval.pictures else None,
+        pictures=view_pictures(config, result) if config.eval.pictures else None,
         store=_store_facts(result.store),
         codecs=codec_choices(result.store),
         teachers=tuple(_teacher_facts(result.store, spec.name) for spec in result.store.teachers()),
         student=_student_facts(result),
-        costs=_costs(result),
+        costs=stage_costs(result),
+        num_students=len(result.students),
+        break_even=break_even(result),
         environment=_environment(),
         config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -131,34 +131,6 @@ def _shares(store: Store) -> str:
     return ", ".join(f"{100 * share:g} % {name}" for name, share in shares.items()) or "all in train"
 
 
-def _probe_row(rows: Sequence[Kept], metric: str) -> ProbeResult:
-    """One row of the retention table; over several seeds the means, with t-intervals."""
-    first = rows[0]
-    if len(rows) == 1:
-        student = Score(first.student, first.student_low, first.student_high)
-        untrained = Score(first.untrained)
-        gain = Score(first.gain, first.gain_low, first.gain_high)
-    else:
-        student, untrained, gain = (
-            _over_seeds([getattr(kept, name) for kept in rows]) for name in ("student", "untrained", "gain")
-        )
-    return ProbeResult(
-        probe=first.probe,
-        metric=metric.replace("_", " "),
-        teacher=Score(first.teacher, first.teacher_low, first.teacher_high),
-        student=student,
-        untrained=untrained,
-        share=float(np.mean([kept.share for kept in rows])),
-        gap_closed=float(np.mean([kept.gap_closed for kept in rows])),
-        gain=gain,
-    )
-
-
-def _over_seeds(values: Sequence[float]) -> Score:
-    over = seed_interval(values)
-    return Score(over.value, over.low, over.high)
-
-
 def _curves(path: Path) -> tuple[LossCurve, ...]:
     lines = read_metrics(path) if path.exists() else []
     names = [name for name in ("total", "token", "feature", "patch") if lines and name in lines[0]]
@@ -166,64 +138,16 @@ def _curves(path: Path) -> tuple[LossCurve, ...]:
     return tuple(LossCurve(name=name, steps=steps, values=[line[name] for line in lines]) for name in names)
 
 
-def _seed_table(judged: Judged) -> SeedTable:
-    rows = []
-    for kept in zip(*judged.kept, strict=True):
-        for encoder in ("student", "untrained"):
-            scores = tuple(getattr(one, encoder) for one in kept)
-            mean = _over_seeds(scores)
-            rows.append(SeedScores(probe=kept[0].probe, encoder=encoder, scores=scores, mean=mean))
-    return SeedTable(seeds=judged.seeds, rows=tuple(rows))
-
-
-def _pictures(config: PipelineConfig, result: RunResult) -> PictureSheet | None:
-    """Stored views beside patch maps: the teacher's from the store, those of the student before and after training.
-
-    None when the store has no patches of the teacher.
-    """
-    store, student, seed = result.store, result.students[0], result.judged.seeds[0]
-    if "patch" not in store.teacher(student.teacher).levels:
+def _watch(path: Path) -> Watch | None:
+    """The looks at a student while it was trained: lines with `step`, the score `knn` and, at most once, a `warning`."""
+    lines: list[dict[str, Any]] = [*read_metrics(path)] if path.exists() else []
+    if not lines:
         return None
-    shown = _shown(store, config.eval.pictures)
-    pixels = np.stack([_view(store, view, block, row) for view, block, row in shown])
-    codec, grid = store.codec(student.teacher, "patch"), store.teacher(student.teacher).levels["patch"].grid
-    stored = [codec.decode(store.codes(student.teacher, "patch", v, b, [i]))[0] for v, b, i in shown]
-    maps = [pca_rgb(stored, [grid or (1, len(stored[0]))] * len(stored))]
-    folder = student_folder(config, seed) / STUDENT
-    for subject in (exported_student(folder, "student"), untrained_student(folder, "untrained", seed)):
-        tokens, its_grid = patch_maps(subject, pixels, config.eval)
-        maps.append(pca_rgb(tokens, [its_grid] * len(tokens)))
-    samples = [store.samples(block)[row] for _, block, row in shown]
-    pictures = [
-        PictureRow(
-            key=sample.key,
-            view=view,
-            pixels=pixels[n],
-            maps=tuple(each[n] for each in maps),
-            label=sample.label or "",
-        )
-        for n, ((view, _, _), sample) in enumerate(zip(shown, samples, strict=True))
-    ]
-    return PictureSheet(encoders=("teacher", "student", "untrained"), rows=tuple(pictures))
-
-
-def _shown(store: Store, num: int) -> list[tuple[int, int, int]]:
-    """(view, block, row) of up to `num` training samples: the labels in turn, the views in turn."""
-    queues: dict[str | None, list[tuple[int, int]]] = {}
-    for block in store.plan.blocks_of(TRAIN):
-        samples = store.samples(block)
-        for row in store.good_rows(block).tolist():
-            queues.setdefault(samples[row].label, []).append((block, row))
-        if min(map(len, queues.values()), default=0) >= num:
-            break
-    mixed = [at for group in zip_longest(*queues.values()) for at in group if at is not None]
-    return [(n % store.spec.num_views, block, row) for n, (block, row) in enumerate(mixed[:num])]
-
-
-def _view(store: Store, view: int, block: int, row: int) -> npt.NDArray[np.uint8]:
-    """uint8 [S, S, 3]: one stored view, replayed."""
-    image = decode(store.image_bytes(block, row))
-    return render(image, store.view_params(view, block)[row], store.spec.view_size)
+    curve = WatchCurve(probe="knn", steps=[int(line["step"]) for line in lines], values=[line["knn"] for line in lines])
+    warned = next((line for line in lines if "warning" in line), None)
+    if warned is None:
+        return Watch(curves=(curve,))
+    return Watch(curves=(curve,), warning=warned["warning"], warned_at=int(warned["step"]))
 
 
 def _store_facts(store: Store) -> StoreFacts:
@@ -271,20 +195,6 @@ def _student_facts(result: RunResult) -> StudentFacts:
         images_per_s=student.images_per_second,
         checkpoint_digest=student.weights_sha256,
     )
-
-
-def _costs(result: RunResult) -> tuple[StageCost, ...]:
-    seconds, store = result.ledger.seconds, result.store
-    views = store.spec.num_views * sum(store.plan.blocks[b].num_rows for b in store.plan.blocks_of(TRAIN))
-    steps = sum(student.num_steps * int(student.config["batch"]) for student in result.students)
-    each = f"{len(result.students)} students" if len(result.students) > 1 else "this student"
-    stages = (
-        StageCost(name="ingest", seconds=seconds.get("ingest", 0.0), num_images=store.plan.num_samples, once=True),
-        StageCost(name="teacher pass", seconds=seconds.get("extract", 0.0), num_images=views, once=True),
-        StageCost(name="distill", seconds=sum(s.seconds for s in result.students), num_images=steps, note=each),
-        StageCost(name="eval", seconds=seconds.get("eval", 0.0), note="teacher, students, untrained students"),
-    )
-    return stages
 
 
 def _environment() -> dict[str, str]:

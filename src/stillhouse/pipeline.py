@@ -31,7 +31,7 @@ from stillhouse.eval.subjects import exported_student, teacher_subject, untraine
 from stillhouse.eval.watch import KnnWatch
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.extract import extract
-from stillhouse.stage1_extract.ingest import IngestResult, ingest
+from stillhouse.stage1_extract.ingest import IngestResult, ingest, ingest_result
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
@@ -232,13 +232,23 @@ def run_distill(
 
 
 def run_eval(
-    config: PipelineConfig, store: Store, students: Sequence[DistillResult], reporter: Reporter, ledger: Ledger
+    config: PipelineConfig,
+    store: Store,
+    students: Sequence[DistillResult],
+    reporter: Reporter,
+    ledger: Ledger,
+    *,
+    only_kept: bool = False,
 ) -> Judged:
-    """Probes on the teacher, on each student, and on each student as it was before training."""
+    """Probes on the teacher, on each student, and on each student as it was before training.
+
+    With `only_kept` nobody is judged: UsageError where an earlier run has not done it.
+    """
     begin = time.monotonic()
     spec = store.teacher(students[0].teacher)
     seeds = tuple(int(student.config["seed"]) for student in students)
-    evaluation = Evaluation(_judged_on(config, store), config.eval, Path(config.out) / "eval", reporter)
+    folder = Path(config.out) / "eval"
+    evaluation = Evaluation(_judged_on(config, store), config.eval, folder, reporter, only_kept=only_kept)
     source = config.teacher_of(spec.name)
     sees = spec.preprocessing
     teacher = evaluation.judge(
@@ -358,3 +368,15 @@ def judge(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> J
 def judge_stored(config: PipelineConfig, reporter: Reporter) -> StoredScores:
     """Judge the teachers of a store by its features alone."""
     return run_stored(config, Store.open(config.store_path), reporter, Ledger(Path(config.out)))
+
+
+def finished(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
+    """A pipeline that was walked before, from what is on disk: nothing is made or judged.
+
+    Raises:
+        UsageError: there is no store, a student is not trained, or not judged.
+    """
+    store, ledger = Store.open(config.store_path), Ledger(Path(config.out))
+    students = tuple(finished_run(student_folder(config, seed)) for seed in seeds)
+    judged = run_eval(config, store, students, reporter, ledger, only_kept=True)
+    return RunResult(store, ingest_result(store), students, judged, ledger)

@@ -95,6 +95,21 @@ def test_unequal_lengths_are_refused() -> None:
         lines([Series("total", [0, 1], [1.0])])
 
 
+def test_two_charts_share_an_axis_and_a_mark() -> None:
+    def chart(xs: list[float], mark_x: float) -> tuple[set[str], str]:
+        svg = line_chart(
+            "t", [Series("a", xs, [1.0, 2.0])], x_label="step", y_label="y", x_range=(0, 1000), mark=(mark_x, "here")
+        )
+        root = parse(svg)
+        (dashed,) = [line for line in root.iter("line") if line.get("stroke-dasharray")]
+        assert "here" in texts(root)
+        return {"0", "1,000"} & set(texts(root)), dashed.get("x1", "")
+
+    (first, at), (second, same) = chart([0, 1000], 700), chart([100, 500], 700)
+    assert first == second == {"0", "1,000"} and at == same
+    assert chart([0, 1000], 2000)[1] != at  # a mark beyond the curves widens the axis
+
+
 def test_names_are_escaped() -> None:
     for root in (
         parse(line_chart(HOSTILE, [Series(HOSTILE, [0, 1], [1, 2])], x_label=HOSTILE, y_label=HOSTILE)),

@@ -20,7 +20,7 @@ from stillhouse.eval.linear import LinearProbe
 from stillhouse.eval.logistic import LogisticProbe
 from stillhouse.eval.run import Evaluation, probes_of
 from stillhouse.eval.subjects import Subject, exported_student
-from stillhouse.storage.signed_json import signed_json
+from stillhouse.storage.signed_json import read_signed_json, signed_json
 from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
@@ -90,6 +90,38 @@ def test_a_subject_is_judged_once(finished: Path, tmp_path: Path, student: Subje
         assert scores["top1"] == np.mean(judged.predictions[probe] == first.test.labels_N)
     second = evaluation(finished, tmp_path)
     assert equal(second.judge("s", "abc", never, sees=SEES), judged) and second.num_judged == 0
+
+
+def test_neighbours_are_kept_with_the_scores(finished: Path, tmp_path: Path, student: Subject) -> None:
+    first = evaluation(finished, tmp_path)
+    judged = first.judge("s", "abc", lambda: student, sees=SEES)
+    assert judged.neighbours is not None and {len(row) for row in judged.neighbours.train} == {5}
+    assert evaluation(finished, tmp_path).judge("s", "abc", never, sees=SEES).neighbours == judged.neighbours
+    without = evaluation(finished, tmp_path, config(knn=None)).judge("t", "abc", lambda: student, sees=SEES)
+    assert without.neighbours is None
+
+
+def test_scores_of_before_there_were_neighbours_are_good(finished: Path, tmp_path: Path, student: Subject) -> None:
+    judged = evaluation(finished, tmp_path).judge("s", "abc", lambda: student, sees=SEES)
+    body = read_signed_json(tmp_path / "s.json", "")
+    assert body is not None
+    del body["probes"]["knn"]["details"]["neighbours"]
+    (tmp_path / "s.json").write_bytes(signed_json(body))
+    again = evaluation(finished, tmp_path).judge("s", "abc", never, sees=SEES)
+    assert equal(again, judged) and again.neighbours is None
+
+
+def test_only_what_is_kept(finished: Path, tmp_path: Path, student: Subject) -> None:
+    def kept(weights: str) -> Judgement:
+        found = Evaluation(Store.open(finished / "store"), config(), tmp_path, Reporter(quiet=True), only_kept=True)
+        return found.judge("s", weights, never, sees=SEES)
+
+    with pytest.raises(UsageError, match=r"s is not judged yet: .*s\.json is not there; run `stillhouse eval` first"):
+        kept("abc")
+    evaluation(finished, tmp_path).judge("s", "abc", lambda: student, sees=SEES)
+    kept("abc")
+    with pytest.raises(UsageError, match=r"s\.json is of other weights or images, or lacks a probe"):
+        kept("abd")
 
 
 @pytest.mark.parametrize("change", ["weights", "probe", "split", "images"])

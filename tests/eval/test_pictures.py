@@ -9,7 +9,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stillhouse.eval.pictures import MID_GREY, Pixels, data_uri_png, match_colours, pca_rgb, upscale_nearest
+from stillhouse.eval.pictures import (
+    MID_GREY,
+    Pixels,
+    data_uri_photo,
+    data_uri_png,
+    match_colours,
+    pca_rgb,
+    shrink,
+    upscale_nearest,
+)
 
 
 def tokens(num: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
@@ -127,3 +136,26 @@ def test_a_png_data_uri_holds_the_pixels() -> None:
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(payload))) as image:
         assert np.array_equal(np.asarray(image), pixels)
+
+
+def decoded(uri: str) -> Pixels:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def test_a_small_picture_stays_exact_and_a_large_one_nearly() -> None:
+    rng = np.random.default_rng(0)
+    small, large = (rng.integers(0, 256, (side, side, 3), np.uint8) for side in (32, 200))
+    assert data_uri_photo(small) == data_uri_png(small)
+    smooth = np.stack([np.add.outer(np.arange(200), np.arange(200)) // 2] * 3, axis=-1).astype(np.uint8)
+    grained = smooth // 2 + large[:, :, :1] // 8
+    assert data_uri_photo(grained).startswith("data:image/jpeg;base64,")
+    assert len(data_uri_photo(grained)) < len(data_uri_png(grained))
+    assert np.abs(decoded(data_uri_photo(grained)).astype(int) - grained).mean() < 4
+
+
+def test_shrinking_averages_and_keeps_the_shape() -> None:
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, 1::2] = 200
+    assert np.array_equal(shrink(pixels, 4), np.full((2, 4, 3), 100, np.uint8))
+    assert shrink(pixels, 8) is pixels
+    assert shrink(np.zeros((1, 900, 3), np.uint8), 300).shape == (1, 300, 3)

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable
@@ -11,122 +12,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sample_report import full, minimal, probe
 
-from stillhouse.eval.pictures import pca_rgb
+from stillhouse.eval.break_even import BreakEven
 from stillhouse.eval.report import MAX_QUARANTINED, render_report
 from stillhouse.eval.report_data import (
     CodecChoice,
-    ColumnFacts,
-    JudgedData,
     LossCurve,
     PictureRow,
     PictureSheet,
     ProbeResult,
     Quarantined,
-    RatePoint,
     ReportData,
     Score,
     SeedScores,
     SeedTable,
     StageCost,
-    StoreFacts,
-    StudentFacts,
-    TeacherFacts,
     Verdict,
+    Watch,
+    WatchCurve,
 )
+from stillhouse.eval.report_json import report_json
 
+NEIGHBOURS = full().neighbours
+assert NEIGHBOURS is not None
 HOSTILE = "<script>alert('x')</script>\"'&\x00\ud800"
-
-
-def probe(name: str, teacher: float, student: float, untrained: float) -> ProbeResult:
-    return ProbeResult(
-        probe=name,
-        metric="mean per class",
-        teacher=Score(teacher, teacher - 0.01, teacher + 0.01),
-        student=Score(student, student - 0.02, student + 0.02),
-        untrained=Score(untrained),
-        share=student / teacher,
-        gap_closed=(student - untrained) / (teacher - untrained),
-        gain=Score(student - untrained, student - untrained - 0.03, student - untrained + 0.03),
-    )
-
-
-def minimal(word: str = "word") -> ReportData:
-    return ReportData(
-        title=word,
-        run_name=word,
-        verdict=Verdict(go=None, line=word, rule=word),
-        judged=JudgedData(name=word, num_train=1600, num_test=400, split_rule=word),
-        probes=(ProbeResult(probe=word, metric=word, teacher=Score(0.9), student=Score(math.nan)),),
-    )
-
-
-def full(word: str = "word") -> ReportData:
-    """Every part filled, with `word` wherever a string goes."""
-    rng = np.random.default_rng(0)
-    maps = pca_rgb([rng.normal(size=(16, 8)) for _ in range(2)], [(4, 4)] * 2)
-    pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return dataclasses.replace(
-        minimal(word),
-        verdict=Verdict(go=True, line=word, rule=word),
-        probes=(probe(word, 0.934, 0.871, 0.412), probe("linear", 0.962, 0.918, 0.533), probe("10", 0.5, 0.99, 0.1)),
-        curves=(LossCurve(name=word, steps=[0, 10], values=[2.0, 1.0]), LossCurve(name="x", steps=[], values=[])),
-        seeds=SeedTable(
-            seeds=(0, 1), rows=(SeedScores(probe=word, encoder=word, scores=(0.86, 0.88), mean=Score(0.87, 0.74, 1)),)
-        ),
-        pictures=PictureSheet(
-            encoders=("teacher", word),
-            rows=tuple(PictureRow(key=word, view=1, pixels=pixels, maps=(one, one), label=word) for one in maps),
-        ),
-        store=StoreFacts(
-            path=word,
-            store_id=word,
-            format_version=word,
-            num_samples=2000,
-            num_blocks=16,
-            num_views=5,
-            content_digest=word,
-            columns=(
-                ColumnFacts(name=word, num_bytes=39_200_768, bytes_per_token=80.0, codec=word),
-                ColumnFacts(name="images", num_bytes=999),
-            ),
-            quarantined=(Quarantined(key=word, reason=word),),
-        ),
-        codecs=(
-            CodecChoice(
-                teacher=word,
-                level=word,
-                choice=word,
-                why=word,
-                curve=(
-                    RatePoint(
-                        choice=word,
-                        bits=1.2,
-                        bytes_per_token=57.6,
-                        snr_db=9.87,
-                        leading_db=13.21,
-                        cosine=0.98765,
-                        bound_db=11.21,
-                    ),
-                    RatePoint(
-                        choice="x", bits=16.1, bytes_per_token=772.8, snr_db=71, leading_db=72, cosine=1, bound_db=99
-                    ),
-                ),
-                dropped={word: word},
-            ),
-        ),
-        teachers=(TeacherFacts(name=word, model=word, weights_hash=word, preprocessing=word, licence=word),),
-        student=StudentFacts(
-            model=word, num_params=5_526_346, num_steps=6000, images_per_s=412.3, checkpoint_digest=word
-        ),
-        costs=(
-            StageCost(name=word, seconds=186.4, num_images=10_000, once=True, note=word),
-            StageCost(name="eval", seconds=0.0),
-        ),
-        environment={word: word},
-        config_text=word,
-        created=word,
-    )
 
 
 class Page(HTMLParser):
@@ -173,7 +83,19 @@ def test_a_minimal_report_has_one_section() -> None:
 
 def test_a_full_report_has_all_sections_in_order() -> None:
     html = render_report(full())
-    want = ["retention", "losses", "seeds", "pictures", "store", "codecs", "models", "costs", "environment", "config"]
+    want = [
+        "retention",
+        "tasks",
+        "losses",
+        "seeds",
+        "neighbours",
+        "pictures",
+        "leakage",
+        "published",
+        "store",
+        "codecs",
+    ]
+    want += ["models", "costs", "environment", "config"]
     assert sections(html) == want
     assert re.findall(r'<a href="#(\w+)"', html) == want
 
@@ -189,6 +111,81 @@ def test_a_full_report_has_all_sections_in_order() -> None:
 )
 def test_numbers_read_as_a_person_writes_them(shown: str) -> None:
     assert " ".join(shown.split()) in Page(render_report(full())).text
+
+
+def test_where_lower_is_better_the_page_says_so() -> None:
+    html = render_report(full())
+    text = Page(html).text
+    assert "\u2193 lower is better" in text and "RMSE in m (lower is better)" in text
+    assert "+0.500 [+0.450, +0.550]" in text and "share of teacher = teacher ÷ student" in text
+    assert "lower is better" not in Page(render_report(minimal())).text
+
+
+def test_right_and_wrong_neighbours_differ_in_more_than_colour() -> None:
+    data = full()
+    assert data.neighbours is not None
+    (row,) = data.neighbours.rows
+    wrong = dataclasses.replace(row.neighbours[0][0], right=False)
+    row = dataclasses.replace(row, neighbours=((row.neighbours[0][0], wrong), (wrong,)))
+    page = Page(render_report(dataclasses.replace(data, neighbours=dataclasses.replace(data.neighbours, rows=(row,)))))
+    assert "teacher : 1 of 2 right" in page.text and "word : 0 of 1 right" in page.text
+    assert "✓ word 0.900 ✗ word 0.900" in page.text
+    told = [(attributes["alt"] or "").split(":")[0] for tag, attributes in page.tags if tag == "img"]
+    assert (told.count("Right"), told.count("Wrong")) == (1, 2)
+
+
+def test_a_warning_is_a_sentence_and_a_line_in_both_charts() -> None:
+    html = render_report(full())
+    assert '<p class="warning"><strong>Warning</strong> word' in html
+    assert html.count('stroke-dasharray="4 3"') == 2 * (2 + 1)  # losses and probes, and break-even; in two widths
+    calm = dataclasses.replace(full(), watch=None, curves=())
+    assert "losses" not in sections(render_report(calm))
+
+
+def test_leakage_warns_and_says_how_much_is_not_shown() -> None:
+    html = render_report(full())
+    text = Page(html[html.index('<section id="leakage"') : html.index('<section id="published"')]).text
+    assert "Warning word" in text and "no copies" in text and "1 of 12 pairs" in text and text.count("Warning") == 1
+
+
+def test_break_even() -> None:
+    text = Page(render_report(full())).text
+    assert "paid for itself with student 3" in text and "at 2.50 students" in text and "Not measured" not in text
+    first = BreakEven(once_s=1.0, student_s=1.0, student_images=100, teacher_rate=10.0)
+    assert "with the first student" in Page(render_report(dataclasses.replace(full(), break_even=first))).text
+    unknown = Page(render_report(dataclasses.replace(full(), break_even="no ledger"))).text
+    assert "Not measured: no ledger." in unknown and "paid for itself" not in unknown
+
+
+def test_a_further_student_costs_what_one_of_several_did() -> None:
+    costs = StageCost(name="extract", seconds=100, once=True), StageCost(name="distill", seconds=90)
+    text = Page(render_report(dataclasses.replace(minimal(), costs=costs, num_students=3))).text
+    assert "Each further student from it: 30.0\u00a0s , the mean of 3" in text.replace(" s ", "\u00a0s ")
+
+
+def test_published_numbers_stand_apart() -> None:
+    html = render_report(dataclasses.replace(minimal(), probes=(probe("knn", 0.7, 0.6, 0.1),)))
+    assert sections(html) == ["retention", "published"]
+    text = Page(html).text
+    assert "on other data and by their own protocol" in text and "79.0" in text and "0.449" not in text
+    assert sections(render_report(minimal())) == ["retention"]
+
+
+def test_the_tables_as_json() -> None:
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    data = dataclasses.replace(full(HOSTILE), run_name="r", watch=Watch(curves=(), warning="w"))
+    found = json.loads(json.dumps(report_json(data), allow_nan=False), parse_constant=refuse)
+    assert found["run_name"] == "r" and found["probes"][0]["teacher"] == pytest.approx(
+        {"value": 0.934, "low": 0.924, "high": 0.944}
+    )
+    assert found["tasks"][1]["rows"][0]["higher_is_better"] is False
+    assert found["pictures"]["rows"][0] == {"key": found["title"], "view": 1, "maps": [], "label": found["title"]}
+    assert found["neighbours"]["rows"][0]["neighbours"][0][0]["right"] is True
+    assert found["break_even"]["students"] == 3 and found["break_even"]["live_s"] == 40.0
+    assert {row["task"] for row in found["published"]} > {"segmentation", "knn"}
+    assert report_json(minimal())["probes"][0]["student"]["value"] is None  # was not a number
 
 
 @pytest.mark.parametrize(("go", "word"), [(True, "GO"), (False, "NO-GO"), (None, "UNDECIDED")])
@@ -211,7 +208,7 @@ def test_the_page_loads_nothing_and_forbids_loading() -> None:
     assert "http://" not in html and "https://" not in html and "url(" not in html and "@import" not in html
     for tag, attributes in Page(html).tags:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
-        assert "src" not in attributes or (attributes["src"] or "").startswith("data:image/png;base64,")
+        assert "src" not in attributes or re.match("data:image/(png|jpeg);base64,", attributes["src"] or "")
         assert (attributes.get("href") or "#").startswith("#")
         assert not [name for name in attributes if name.startswith("on")]
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
@@ -270,6 +267,14 @@ def test_a_metric_with_its_own_unit_has_its_own_chart() -> None:
                 )
             },
             "picture 'k': 0 maps for 1 encoders",
+        ),
+        (
+            {"watch": Watch(curves=(WatchCurve(probe="knn", steps=[1], values=[]),))},
+            "watched probe 'knn': 1 steps and 0 values",
+        ),
+        (
+            {"neighbours": dataclasses.replace(NEIGHBOURS, encoders=("a",))},
+            "neighbours of 'word': those of 2 for 1 encoders",
         ),
     ],
 )

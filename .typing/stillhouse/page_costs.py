@@ -1,0 +1,1 @@
+../../src/stillhouse/page_costs.py

@@ -1,0 +1,74 @@
+"""The score tables of a report: probes, tasks, seeds."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from stillhouse.eval.kept import Kept
+from stillhouse.eval.report_data import ProbeResult, Score, SeedScores, SeedTable, TaskSection
+from stillhouse.eval.report_sheets import example_sheet
+from stillhouse.eval.retention import seed_interval
+from stillhouse.eval.tasks.run import TaskJudgement
+
+from .pipeline import Judged
+
+NUM_EXAMPLES = 4
+"""Examples of a task that are shown."""
+
+
+def score_row(rows: Sequence[Kept]) -> ProbeResult:
+    """One probe or task in a table of scores; over several seeds the means, with t-intervals."""
+    first = rows[0]
+    if len(rows) == 1:
+        student = Score(first.student, first.student_low, first.student_high)
+        untrained = Score(first.untrained)
+        gain = Score(first.gain, first.gain_low, first.gain_high)
+    else:
+        student, untrained, gain = (
+            _over_seeds([getattr(kept, name) for kept in rows]) for name in ("student", "untrained", "gain")
+        )
+    return ProbeResult(
+        probe=first.probe,
+        metric=first.metric.replace("_", " "),
+        teacher=Score(first.teacher, first.teacher_low, first.teacher_high),
+        student=student,
+        untrained=untrained,
+        share=float(np.mean([kept.share for kept in rows])),
+        gap_closed=float(np.mean([kept.gap_closed for kept in rows])),
+        gain=gain,
+        percent=first.percent,
+        higher_is_better=first.higher_is_better,
+    )
+
+
+def task_section(
+    kind: str, kept: Sequence[Sequence[Kept]], judged: Mapping[str, Mapping[str, TaskJudgement]], note: str = ""
+) -> TaskSection:
+    """The tasks of one kind.
+
+    Args:
+        kept: of each task its rows, one a seed.
+        judged: task name -> who ("teacher", "student", "untrained") -> the judgement whose examples are shown.
+    """
+    sheets = [
+        example_sheet(task, {who: one.result.examples[:NUM_EXAMPLES] for who, one in its.items()})
+        for task, its in judged.items()
+    ]
+    shown = tuple(sheet for sheet in sheets if sheet.rows)
+    return TaskSection(kind=kind, rows=tuple(map(score_row, kept)), sheets=shown, note=note)
+
+
+def seed_table(judged: Judged) -> SeedTable:
+    """The scores of every seed."""
+    rows = []
+    for kept in zip(*judged.kept, strict=True):
+        for encoder in ("student", "untrained"):
+            scores = tuple(getattr(one, encoder) for one in kept)
+            mean = _over_seeds(scores)
+            rows.append(SeedScores(probe=kept[0].probe, encoder=encoder, scores=scores, mean=mean))
+    return SeedTable(seeds=judged.seeds, rows=tuple(rows))
+
+
+def _over_seeds(values: Sequence[float]) -> Score:
+    over = seed_interval(values)
+    return Score(over.value, over.low, over.high)
