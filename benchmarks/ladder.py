@@ -35,7 +35,9 @@ from stillhouse.eval.judged import Judgement
 from stillhouse.eval.logistic import LogisticConfig, LogisticProbe
 from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import Subject, exported_student, teacher_subject, untrained_student
-from stillhouse.pipeline import Ledger, PipelineConfig, run_distill, run_extract, run_ingest, student_folder
+from stillhouse.ledger import Ledger
+from stillhouse.pipeline import run_distill, run_extract, run_ingest
+from stillhouse.pipeline_config import PipelineConfig, student_folder
 from stillhouse.stage1_extract.config import TeacherConfig
 from stillhouse.stage1_extract.teachers import Teacher
 from stillhouse.stage2_distill.run import STUDENT

@@ -5,10 +5,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
+from stillhouse.core.errors import UsageError
+from stillhouse.storage import layout
 
 from .knn import KnnConfig
+from .leakage import LeakageConfig
 from .linear import LinearConfig
 from .logistic import LogisticConfig
+from .tasks.kinds import AnyTask, task_of
+
+PROBES = ("knn", "linear", "logistic-dinov2", "logistic-proteus")
+"""As scores name them; no task may be called so."""
 
 
 class StoredConfig(Config):
@@ -46,6 +53,10 @@ class EvalConfig(Config):
     linear: LinearConfig | None = LinearConfig()
     logistic: LogisticConfig | None = LogisticConfig()
     """Set a probe to null to leave it out."""
+    tasks: tuple[AnyTask, ...] = ()
+    """Data sets on disk with protocols of their own: `kind`, `path` and what docs/evaluations/ says of the kind."""
+    leakage: LeakageConfig | None = LeakageConfig()
+    """How test images that are also training images are looked for; null: not at all."""
     stored: StoredConfig | None = None
     """Also judge the teachers by their stored features: no image is decoded, no teacher asked."""
     watch: WatchConfig | None = None
@@ -61,8 +72,25 @@ class EvalConfig(Config):
 
     @model_validator(mode="after")
     def _something_to_judge(self) -> Self:
-        if self.knn is None and self.linear is None and self.logistic is None:
-            raise ValueError("at least one of knn, linear and logistic must not be null")
+        if not self.has_probes and not self.tasks:
+            raise ValueError("knn, linear and logistic are all null and there are no tasks; leave one in")
         if self.train == self.test:
             raise ValueError(f"train and test are one split, {self.test!r}; judge on images that nothing was fitted on")
         return self
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [task_of(task).name for task in self.tasks]
+        for name in names:
+            try:
+                layout.check_name(name, "task")
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+            if name in PROBES or names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is given twice; give each task a `name` of its own")
+        return self
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether labelled images of a store are judged on."""
+        return not (self.knn is None and self.linear is None and self.logistic is None)

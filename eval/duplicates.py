@@ -43,10 +43,18 @@ def same(train: Sequence[Hashable], test: Sequence[Hashable], kind: Kind) -> Ite
     return (Pair(row, first[value], kind) for row, value in enumerate(test) if value in first)
 
 
-def near(
-    train_ND: FloatArray, test_QD: FloatArray, *, cosine: float, ratio: float | None, neighbours: int
-) -> Iterator[Pair]:
-    """Pairs by either rule among the `neighbours` nearest training images of each test image, nearest first.
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Near duplicates by test image, nearest first."""
+
+    pairs: tuple[Pair, ...]
+    alike: bool
+    """Half of the test images or more have every neighbour at the cosine asked for, as an untrained encoder sees them. Such a
+    cosine says nothing, and did not count."""
+
+
+def near(train_ND: FloatArray, test_QD: FloatArray, *, cosine: float, ratio: float | None, neighbours: int) -> Near:
+    """Pairs by either rule among the `neighbours` nearest training images of each test image.
 
     Features of any length; the search is exact. With fewer training images than `neighbours` only the cosine counts.
 
@@ -56,10 +64,16 @@ def near(
     k = min(neighbours, len(train_ND))
     rows_QK, cosines_QK = nearest(unit_rows(train_ND), unit_rows(test_QD), k)
     close_QK = cosines_QK >= cosine - ROUNDING
+    alike = k > 1 and bool(close_QK.all(axis=1).mean() >= 0.5)
+    if alike:
+        close_QK[:] = False
     if ratio is not None and k == neighbours and k > 1:
         close_QK |= 1 - cosines_QK <= ratio * (1 - cosines_QK[:, -1:]) - ROUNDING
-    for test, place in np.argwhere(close_QK).tolist():
-        yield Pair(test, int(rows_QK[test, place]), "near", float(cosines_QK[test, place]))
+    found = (
+        Pair(test, int(rows_QK[test, place]), "near", float(cosines_QK[test, place]))
+        for test, place in np.argwhere(close_QK).tolist()
+    )
+    return Near(tuple(found), alike)
 
 
 def merged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.core.errors import CorruptError
+from stillhouse.core.errors import CorruptError, UsageError
 from stillhouse.core.events import Reporter, Task
 from stillhouse.storage.disk import replace_file
 from stillhouse.storage.signed_json import read_signed_json, signed_json
@@ -123,3 +123,9 @@ def _judgement(name: str, probes: Mapping[str, Any]) -> Judgement:
         {probe: np.array(found["predictions"], np.int64) for probe, found in probes.items()},
         None if neighbours is None else Neighbours.from_json(neighbours),
     )
+
+
+def not_judged(path: Path) -> UsageError:
+    """What is said where only what is kept may be read, and `path` does not hold it."""
+    lacks = "is of other weights, images or settings" if path.exists() else "is not there"
+    return UsageError(f"{path.stem} is not judged yet: {path} {lacks}", hint="run `stillhouse eval` first")

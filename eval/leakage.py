@@ -20,7 +20,7 @@ from stillhouse.core.config import Config
 from stillhouse.core.errors import UsageError
 from stillhouse.storage.store import Store
 
-from .duplicates import Kind, Pair, merged, near, same
+from .duplicates import Kind, Near, Pair, merged, near, same
 from .features import LabelledRows
 from .knn import unit_rows
 from .order_bias import Autocorrelation, order_of_labels, order_of_rows
@@ -108,10 +108,12 @@ def check_leakage(
         UsageError: `group` matches no key.
         ResourceError: faiss is not installed.
     """
-    pairs = _pairs(train, test, config)
+    alike = _near(train, test, config)
+    pairs = merged([*_copies(train, test), *(alike.pairs if alike is not None else ())])
     touched_Q = np.zeros(len(test.keys), np.bool_)
     touched_Q[[pair.test for pair in pairs]] = True
     lines = [
+        *_not_looked_for(train, test, alike, config),
         *_pair_lines(pairs, touched_Q, train, test),
         *_score_lines(touched_Q, correct or {}),
         *_group_lines(train.keys, test.keys, config.group),
@@ -137,24 +139,35 @@ class _Line:
     facts: Mapping[str, Any]
 
 
-def _pairs(train: Images, test: Images, config: LeakageConfig) -> tuple[Pair, ...]:
+def _copies(train: Images, test: Images) -> list[Pair]:
     found: list[Pair] = []
     if train.source_hashes is not None and test.source_hashes is not None:
         found += same(train.source_hashes, test.source_hashes, "file")
     if train.pixel_hashes is not None and test.pixel_hashes is not None:
         found += same(train.pixel_hashes, test.pixel_hashes, "pixels")
-    if train.cls_ND is not None and test.cls_ND is not None:
-        rules = config.model_dump(include={"cosine", "ratio", "neighbours"})
-        found += near(train.cls_ND, test.cls_ND, **rules)
-    return merged(found)
+    return found
+
+
+def _near(train: Images, test: Images, config: LeakageConfig) -> Near | None:
+    """None without features."""
+    if train.cls_ND is None or test.cls_ND is None:
+        return None
+    return near(train.cls_ND, test.cls_ND, **config.model_dump(include={"cosine", "ratio", "neighbours"}))
+
+
+def _not_looked_for(train: Images, test: Images, found: Near | None, config: LeakageConfig) -> Iterator[_Line]:
+    if train.pixel_hashes is None or test.pixel_hashes is None:
+        yield _Line("copies were not looked for: there are no hashes of pixels", False, {})
+    if found is None:
+        yield _Line("near duplicates were not looked for: there are no features", False, {})
+    elif found.alike:
+        num = min(config.neighbours, len(train.keys))
+        text = f"near duplicates were not told by their cosine: most test images have {num} training images at"
+        yield _Line(f"{text} {config.cosine:g} or more, so these features do not tell images apart", False, {})
 
 
 def _pair_lines(pairs: Sequence[Pair], touched_Q: NDArray[np.bool_], train: Images, test: Images) -> Iterator[_Line]:
     num, kinds = int(touched_Q.sum()), Counter(pair.kind for pair in pairs)
-    if train.pixel_hashes is None or test.pixel_hashes is None:
-        yield _Line("copies were not looked for: there are no hashes of pixels", False, {})
-    if train.cls_ND is None or test.cls_ND is None:
-        yield _Line("near duplicates were not looked for: there are no features", False, {})
     if not pairs:
         yield _Line(f"none of {len(touched_Q):,} test images is among the training images", False, {})
         return

@@ -247,7 +247,8 @@ class ReportData:
     title: str
     run_name: str
     verdict: Verdict
-    judged: JudgedData
+    judged: JudgedData | None
+    """None when there was no probe; then `probes` is empty."""
     probes: tuple[ProbeResult, ...]
     tasks: tuple[TaskSection, ...] = ()
     curves: tuple[LossCurve, ...] = ()

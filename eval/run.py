@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.config import config_digest
-from stillhouse.core.errors import SpecMismatchError, UsageError
+from stillhouse.core.errors import SpecMismatchError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
 from stillhouse.storage.records import ObjectEntry
@@ -24,7 +24,7 @@ from stillhouse.storage.store import Store
 from .config import EvalConfig
 from .feature_cache import Arrays, FeatureCache
 from .features import LINEAR_BLOCKS, LabelledRows, classes_of, encode_images, labelled_rows, middle_pixels
-from .judged import Judge, Judgement
+from .judged import Judge, Judgement, not_judged
 from .knn import KnnProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
@@ -54,7 +54,7 @@ class Evaluation:
         self, store: Store, config: EvalConfig, folder: Path, reporter: Reporter, *, only_kept: bool = False
     ) -> None:
         """With `only_kept` nobody is judged: what was not kept of an earlier run is an error."""
-        self.store, self.config, self._folder, self._only_kept = store, config, folder, only_kept
+        self.store, self.config, self.folder, self.only_kept = store, config, folder, only_kept
         self._reporter = reporter
         self._images_sha256 = content_digest(_image_objects(store))
         self._judge = Judge(probes_of(config), folder, reporter)
@@ -98,21 +98,25 @@ class Evaluation:
         Raises:
             UsageError: with `only_kept`, a probe is not kept of these weights and images.
         """
-        images = {"images_sha256": self._images_sha256, "view_size": self.store.spec.view_size}
-        splits = {"train": self.config.train, "test": self.config.test}
-        identity = {"weights": weights, "sees": sees.model_dump(mode="json"), **images, **splits}
+        identity = self.identity(weights, sees)
         probes = config_digest(self.config.model_dump(mode="json", include=set(DECIDING)))
         earlier = {"weights": weights, "images_sha256": self._images_sha256, "config": probes}
-        return self._judge.judge(name, identity, lambda: self._features(name, identity, load, sees), earlier=earlier)
+        return self._judge.judge(name, identity, lambda: self.features(name, weights, load, sees=sees), earlier=earlier)
 
-    def _features(
-        self, name: str, identity: dict[str, Any], load: Callable[[], Subject], sees: Preprocessing
+    def identity(self, weights: str, sees: Preprocessing) -> dict[str, Any]:
+        """All that decides the features of a subject, as plain JSON values."""
+        images = {"images_sha256": self._images_sha256, "view_size": self.store.spec.view_size}
+        splits = {"train": self.config.train, "test": self.config.test}
+        return {"weights": weights, "sees": sees.model_dump(mode="json"), **images, **splits}
+
+    def features(
+        self, name: str, weights: str, load: Callable[[], Subject], *, sees: Preprocessing
     ) -> tuple[Features, Features]:
-        if self._only_kept:
-            path = self._folder / f"{name}.json"
-            lacks = "is of other weights or images, or lacks a probe" if path.exists() else "is not there"
-            raise UsageError(f"{name} is not judged yet: {path} {lacks}", hint="run `stillhouse eval` first")
-        arrays = self._cache.get(name, {**identity, "blocks": LINEAR_BLOCKS}, lambda: self._encoded(load(), sees))
+        """What the probes are fitted on and judged on, of one subject: kept, or encoded. Arguments as of `judge`."""
+        if self.only_kept:
+            raise not_judged(self.folder / f"{name}.json")
+        identity = {**self.identity(weights, sees), "blocks": LINEAR_BLOCKS}
+        arrays = self._cache.get(name, identity, lambda: self._encoded(load(), sees))
         num = len(self.classes)
         train, test = (
             Features(_blocks(arrays, part), arrays[f"{part}-patch-mean"], rows.labels_N, num)

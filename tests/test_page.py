@@ -15,8 +15,9 @@ from stillhouse.eval.report_data import Score
 from stillhouse.eval.run import Evaluation
 from stillhouse.eval.tasks.base import Example, TaskResult
 from stillhouse.eval.tasks.run import TaskJudgement
+from stillhouse.judging import JudgedTask
 from stillhouse.page_pictures import leakage_sheet
-from stillhouse.page_scores import NUM_EXAMPLES, score_row, task_section
+from stillhouse.page_scores import NUM_EXAMPLES, score_row, task_sections
 from stillhouse.storage.store import Store
 
 RMSE = Kept("nyu", 0.3, 0.29, 0.31, 0.4, 0.38, 0.42, 0.9, 0.75, 5 / 6, 0.5, 0.4, 0.6, "rmse_in_m", False, False)
@@ -40,10 +41,13 @@ def judged(who: str, value: int) -> TaskJudgement:
     return TaskJudgement(who, 0.5, TaskResult(items_NK=np.zeros((1, 1)), examples=examples))
 
 
-def test_a_section_of_a_kind_of_task() -> None:
-    shown = {"nyu": {"teacher": judged("t", 1), "student": judged("s", 2)}}
+def test_a_section_a_kind_of_task() -> None:
+    shown = {"teacher": judged("t", 1), "student": judged("s", 2)}
+    nyu = JudgedTask("nyu", "depth", (RMSE,), shown)
     empty = {"teacher": TaskJudgement("t", 0.5, TaskResult(items_NK=np.zeros((1, 1))))}
-    section = task_section("depth", [[RMSE], [RMSE, RMSE]], {**shown, "kitti": empty})
+    kitti = JudgedTask("kitti", "depth", (RMSE, RMSE), empty)
+    other, section = task_sections([JudgedTask("oxford", "retrieval", (RMSE,), empty), nyu, kitti])
+    assert (other.kind, len(other.rows), other.sheets) == ("retrieval", 1, ())
     assert section.kind == "depth" and [row.probe for row in section.rows] == ["nyu", "nyu"]
     (sheet,) = section.sheets  # kitti has no examples
     assert sheet.task == "nyu" and len(sheet.rows) == NUM_EXAMPLES

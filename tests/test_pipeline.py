@@ -13,7 +13,8 @@ from stillhouse import page
 from stillhouse.core.config import load_config
 from stillhouse.core.errors import ResourceError
 from stillhouse.eval.run import Evaluation
-from stillhouse.pipeline import Ledger, PipelineConfig
+from stillhouse.ledger import Ledger
+from stillhouse.pipeline_config import PipelineConfig
 from stillhouse.stage1_extract import ingest, teachers
 from stillhouse.stage1_extract.testing import TINY_VIT_ARGS, tiny_images, tiny_teacher
 from stillhouse.stage2_distill.metrics import read_metrics
@@ -51,7 +52,7 @@ def test_a_run_leaves_a_sealed_store_a_student_and_a_report(finished: Path) -> N
         "config.json",
         "model.safetensors",
     ]
-    names = ["features", "student-seed0-untrained.json", "student-seed0.json", "teacher-tiny.json"]
+    names = ["features", "leakage.json", "student-seed0-untrained.json", "student-seed0.json", "teacher-tiny.json"]
     assert sorted(path.name for path in (finished / "eval").iterdir()) == names
     events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if event["event"] == "block"] == ["ingest"] * 6 + ["extract"] * 8
@@ -321,7 +322,10 @@ def test_a_damaged_ledger_starts_anew(tmp_path: Path) -> None:
         ),
         (["distill.recipe=proteus_clip", "distill.repeats=1", "distill.device=cpu"], "precision fp16 scales gradients"),
         (["distill.teacher=nobody"], "config PATH: distill.teacher 'nobody' is not in `teachers`: tiny"),
-        (["eval.knn=null", "eval.linear=null", "eval.logistic=null"], "config PATH:37: eval: at least one of knn, "),
+        (
+            ["eval.knn=null", "eval.linear=null", "eval.logistic=null"],
+            "config PATH:37: eval: knn, linear and logistic are all null and there are no tasks",
+        ),
         (["eval.test=train"], "config PATH:37: eval: train and test are one split, 'train'; judge on"),
     ],
 )
@@ -422,7 +426,7 @@ def test_the_page_is_made_again_from_what_is_on_disk(
     """Without the teacher, without judging; its tables lie beside it as JSON."""
     monkeypatch.setattr(teachers, "build_encoder", None)
     monkeypatch.setattr(ingest, "open_source", None)
-    monkeypatch.setattr(Evaluation, "_features", None)
+    monkeypatch.setattr(Evaluation, "features", None)
     (own / "report.html").unlink()
     (own / "report-data.json").unlink()
     scores = contents(own / "eval")
@@ -451,7 +455,7 @@ def test_a_page_needs_a_store_a_student_and_scores(own: Path, pipeline: Path, tm
     assert "student-seed0 is not judged yet" in lost and lost.endswith("run `stillhouse eval` first")
     run_here("eval", pipeline, f"out={own}")
     assert run_here("report", pipeline, f"out={own}").status == 0
-    assert "lacks a probe" in said(f"out={own}", "eval.knn.temperature=0.5")
+    assert "or settings" in said(f"out={own}", "eval.knn.temperature=0.5")
 
 
 def test_what_was_not_timed_is_not_reckoned(own: Path, pipeline: Path) -> None:

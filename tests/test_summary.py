@@ -11,7 +11,7 @@ from rich.console import Console
 from stillhouse import summary
 from stillhouse.eval.formatting import MISSING
 from stillhouse.eval.kept import Kept, decide
-from stillhouse.pipeline import Judged
+from stillhouse.judging import Judged
 from stillhouse.summary import as_json, print_table
 
 

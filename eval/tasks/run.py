@@ -17,6 +17,7 @@ from stillhouse.storage.decode import decode, encode_png
 from stillhouse.storage.disk import replace_file
 from stillhouse.storage.signed_json import read_signed_json, signed_json
 
+from ..judged import not_judged
 from ..subjects import Subject
 from .base import Context, Example, Items, Task, TaskResult
 
@@ -33,8 +34,9 @@ class TaskJudgement:
 class TaskRuns:
     """One folder of results; a subject is loaded only when there is something to do."""
 
-    def __init__(self, folder: Path, context: Context) -> None:
-        self._folder, self._context = folder, context
+    def __init__(self, folder: Path, context: Context, *, only_kept: bool = False) -> None:
+        """With `only_kept` nobody is judged: what was not kept of an earlier run is an error."""
+        self._folder, self._context, self._only_kept = folder, context, only_kept
         self.num_judged = 0
 
     def judge(self, task: Task, name: str, weights: str, load: Callable[[], Subject]) -> TaskJudgement:
@@ -46,7 +48,8 @@ class TaskRuns:
 
         Raises:
             MissingError: the data set is not there.
-            UsageError: the task gave items whose score is not a finite number.
+            UsageError: the task gave items whose score is not a finite number; with `only_kept`, there is nothing kept of
+                these weights, data and settings.
         """
         identity = {"weights": weights, "task": task.identity()}
         folder = self._folder / task.name
@@ -56,6 +59,8 @@ class TaskRuns:
             self._context.reporter.say(f"eval {name}, {task.name}: {error.message}; it is judged again")
             found = None
         if found is None:
+            if self._only_kept:
+                raise not_judged(folder / f"{name}.json")
             found = task.run(load(), self._context)
             _write(folder, name, identity, found)
             self.num_judged += 1

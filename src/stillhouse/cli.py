@@ -22,7 +22,7 @@ from .guarded import guarded
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
-    from stillhouse.pipeline import PipelineConfig
+    from stillhouse.pipeline_config import PipelineConfig
 
 app = typer.Typer(
     help="Run a vision teacher once, distil any number of students from the stored features.",
@@ -82,7 +82,8 @@ def ingest_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_
     """Read the source images into the store. The last step that needs the original data."""
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.pipeline import Ledger, run_ingest
+        from stillhouse.ledger import Ledger
+        from stillhouse.pipeline import run_ingest
 
         _, result = run_ingest(pipeline, reporter, Ledger(Path(pipeline.out)))
         facts = {"samples": result.num_samples, "quarantined": result.quarantined, "store": str(pipeline.store_path)}
@@ -96,7 +97,8 @@ def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as
     """Run the teachers over the views of the store. The only step that needs them."""
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.pipeline import Ledger, run_extract
+        from stillhouse.ledger import Ledger
+        from stillhouse.pipeline import run_extract
         from stillhouse.storage.seal import latest_seal
         from stillhouse.storage.store import Store
 
@@ -115,7 +117,9 @@ def distill_verb(
     """Train a student purely from the store: no teacher, no original data, no network."""
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.pipeline import Ledger, run_distill, student_folder
+        from stillhouse.ledger import Ledger
+        from stillhouse.pipeline import run_distill
+        from stillhouse.pipeline_config import student_folder
         from stillhouse.storage.store import Store
 
         chosen = _seeds(pipeline, seeds)
@@ -231,7 +235,7 @@ def verify_verb(
         if config is None:
             return verify_store(store, Checks(deep, pixels), reporter)
         from stillhouse.core.config import load_config
-        from stillhouse.pipeline import PipelineConfig
+        from stillhouse.pipeline_config import PipelineConfig
 
         pipeline = load_config(PipelineConfig, config)
         checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
@@ -332,7 +336,7 @@ def _with_config(
 
     def loaded(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.core.config import load_config
-        from stillhouse.pipeline import PipelineConfig, save_resolved
+        from stillhouse.pipeline_config import PipelineConfig, save_resolved
 
         pipeline = load_config(PipelineConfig, path, overrides or [])
         save_resolved(pipeline)

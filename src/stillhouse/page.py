@@ -28,6 +28,7 @@ from stillhouse.eval.report_data import (
     WatchCurve,
 )
 from stillhouse.eval.report_json import report_json
+from stillhouse.eval.run import Evaluation
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.watch import WATCH
 from stillhouse.storage.disk import replace_file
@@ -36,9 +37,10 @@ from stillhouse.storage.store import Store
 
 from .inspection import inspect_store
 from .page_costs import break_even, stage_costs
-from .page_pictures import neighbour_pictures, view_pictures
-from .page_scores import score_row, seed_table
-from .pipeline import PipelineConfig, RunResult, student_folder
+from .page_pictures import leakage_sheet, neighbour_pictures, view_pictures
+from .page_scores import score_row, seed_table, task_sections
+from .pipeline import RunResult
+from .pipeline_config import PipelineConfig, student_folder
 from .summary import as_json
 
 PACKAGES = ("torch", "timm", "numpy", "pillow", "zarr", "pyarrow", "faiss-cpu", "scikit-learn")
@@ -93,19 +95,15 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
         title=f"What {config.distill.name} kept of {result.students[0].teacher}",
         run_name=config.name,
         verdict=judged.verdict,
-        judged=JudgedData(
-            name=_data_name(evaluation.store),
-            num_train=len(evaluation.train.keys),
-            num_test=len(evaluation.test.keys),
-            split_rule=f"keyed hash of the sample key, {_shares(evaluation.store)}",
-            num_classes=len(evaluation.classes),
-        ),
+        judged=_judged_data(evaluation) if config.eval.has_probes else None,
         probes=tuple(score_row(rows) for rows in zip(*judged.kept, strict=True)),
+        tasks=task_sections(judged.tasks),
         curves=_curves(student_folder(config, judged.seeds[0]) / "metrics.jsonl"),
         watch=_watch(student_folder(config, judged.seeds[0]) / WATCH),
         seeds=seed_table(judged) if several else None,
         neighbours=neighbour_pictures(config, judged) if config.eval.pictures else None,
         pictures=view_pictures(config, result) if config.eval.pictures else None,
+        leakage=None if judged.leakage is None else leakage_sheet(judged.leakage, evaluation, config.eval),
         store=_store_facts(result.store),
         codecs=codec_choices(result.store),
         teachers=tuple(_teacher_facts(result.store, spec.name) for spec in result.store.teachers()),
@@ -116,6 +114,16 @@ def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
         environment=_environment(),
         config_text=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def _judged_data(evaluation: Evaluation) -> JudgedData:
+    return JudgedData(
+        name=_data_name(evaluation.store),
+        num_train=len(evaluation.train.keys),
+        num_test=len(evaluation.test.keys),
+        split_rule=f"keyed hash of the sample key, {_shares(evaluation.store)}",
+        num_classes=len(evaluation.classes),
     )
 
 

@@ -20,7 +20,9 @@ from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import render
 
-from .pipeline import Judged, PipelineConfig, RunResult, student_folder
+from .judging import Judged
+from .pipeline import RunResult
+from .pipeline_config import PipelineConfig, student_folder
 
 SHARED = {"file": "the same file", "pixels": "the same pixels", "near": "a near copy"}
 """What a pair of a kind shares, in words."""

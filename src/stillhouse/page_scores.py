@@ -1,6 +1,6 @@
 """The score tables of a report: probes, tasks, seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,9 +8,8 @@ from stillhouse.eval.kept import Kept
 from stillhouse.eval.report_data import ProbeResult, Score, SeedScores, SeedTable, TaskSection
 from stillhouse.eval.report_sheets import example_sheet
 from stillhouse.eval.retention import seed_interval
-from stillhouse.eval.tasks.run import TaskJudgement
 
-from .pipeline import Judged
+from .judging import Judged, JudgedTask
 
 NUM_EXAMPLES = 4
 """Examples of a task that are shown."""
@@ -41,31 +40,31 @@ def score_row(rows: Sequence[Kept]) -> ProbeResult:
     )
 
 
-def task_section(
-    kind: str, kept: Sequence[Sequence[Kept]], judged: Mapping[str, Mapping[str, TaskJudgement]], note: str = ""
-) -> TaskSection:
-    """The tasks of one kind.
+def task_sections(tasks: Sequence[JudgedTask]) -> tuple[TaskSection, ...]:
+    """A section a kind of task, in the order of the config."""
+    kinds = dict.fromkeys(task.kind for task in tasks)
+    return tuple(_section(kind, [task for task in tasks if task.kind == kind]) for kind in kinds)
 
-    Args:
-        kept: of each task its rows, one a seed.
-        judged: task name -> who ("teacher", "student", "untrained") -> the judgement whose examples are shown.
-    """
+
+def _section(kind: str, tasks: Sequence[JudgedTask]) -> TaskSection:
     sheets = [
-        example_sheet(task, {who: one.result.examples[:NUM_EXAMPLES] for who, one in its.items()})
-        for task, its in judged.items()
+        example_sheet(task.name, {who: one.result.examples[:NUM_EXAMPLES] for who, one in task.shown.items()})
+        for task in tasks
     ]
-    shown = tuple(sheet for sheet in sheets if sheet.rows)
-    return TaskSection(kind=kind, rows=tuple(map(score_row, kept)), sheets=shown, note=note)
+    rows = tuple(score_row(task.kept) for task in tasks)
+    return TaskSection(kind=kind, rows=rows, sheets=tuple(sheet for sheet in sheets if sheet.rows))
 
 
 def seed_table(judged: Judged) -> SeedTable:
     """The scores of every seed."""
     rows = []
-    for kept in zip(*judged.kept, strict=True):
+    for kept in [*zip(*judged.kept, strict=True), *(task.kept for task in judged.tasks)]:
         for encoder in ("student", "untrained"):
             scores = tuple(getattr(one, encoder) for one in kept)
             mean = _over_seeds(scores)
-            rows.append(SeedScores(probe=kept[0].probe, encoder=encoder, scores=scores, mean=mean))
+            rows.append(
+                SeedScores(probe=kept[0].probe, encoder=encoder, scores=scores, mean=mean, percent=kept[0].percent)
+            )
     return SeedTable(seeds=judged.seeds, rows=tuple(rows))
 
 

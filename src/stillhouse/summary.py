@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from stillhouse.core.events import results_console
@@ -13,7 +14,7 @@ from stillhouse.eval.kept import Kept
 from stillhouse.eval.retention import seed_interval
 from stillhouse.eval.stored import StoredScores
 
-from .pipeline import Judged
+from .judging import Judged
 
 NARROW = 106
 """Columns of a terminal below which the table is set without lines, headings and intervals in two rows."""
@@ -26,6 +27,8 @@ def as_json(judged: Judged) -> dict[str, Any]:
         "seeds": list(judged.seeds),
         "teacher": {probe: dict(scores) for probe, scores in judged.teacher.scores.items()},
         "probes": [[kept.to_json() for kept in probes] for probes in judged.kept],
+        "tasks": [[task.kept[n].to_json() for task in judged.tasks] for n in range(len(judged.seeds))],
+        "leakage": None if judged.leakage is None else dict(judged.leakage.facts),
         "go": judged.verdict.go,
         "verdict": judged.verdict.line,
         **({} if judged.stored is None else {"stored": stored_as_json(judged.stored)}),
@@ -50,35 +53,57 @@ def print_stored(stored: StoredScores, metric: str) -> None:
     images = f"view {view} of {stored.num_judged:,} training images, the probes fitted on {stored.num_fitted:,} others"
     for teacher in stored.teachers:
         scores = ", ".join(f"{probe} {found[metric]:.3f}" for probe, found in teacher.scores.items())
-        console.print(f"teacher {teacher.name} from the store: {scores} ({metric.replace('_', ' ')}; {images})")
+        console.print(f"teacher {teacher.name} from the store: {scores} ({_words(metric)}; {images})")
 
 
 def print_table(judged: Judged) -> None:
-    """The retention table on stdout: the mean over seeds, with 95 % intervals."""
-    several = len(judged.seeds) > 1
-    title = (
-        f"{judged.evaluation.config.metric.replace('_', ' ')} on {len(judged.evaluation.test.keys):,} held-out images"
-    )
-    if several:
-        title += f", mean of {len(judged.seeds)} seeds ± 95 % t-interval"
-    caption = (
-        "of teacher = student / teacher, gap closed = (student - untrained) / (teacher - untrained),\n"
-        f"gain = student - untrained{'' if several else ' (95 % interval over the images)'}"
-    )
-    console = results_console()
+    """The retention tables on stdout, of probes and of tasks: the mean over seeds, with 95 % intervals."""
+    console, several = results_console(), len(judged.seeds) > 1
+    over = f", mean of {len(judged.seeds)} seeds ± 95 % t-interval" if several else ""
+    metric = judged.evaluation.config.metric
+    interval = "" if several else " (95 % interval over the images)"
+    if any(judged.kept):
+        title = f"{_words(metric)} on {len(judged.evaluation.test.keys):,} held-out images{over}"
+        caption = (
+            "of teacher = student / teacher, gap closed = (student - untrained) / (teacher - untrained),\n"
+            f"gain = student - untrained{interval}"
+        )
+        rows = [(found[0].probe, _cells(found)) for found in zip(*judged.kept, strict=True)]
+        _print_rows(console, "probe", rows, title, caption)
+    if judged.tasks:
+        falls = [task.name for task in judged.tasks if not task.kept[0].higher_is_better]
+        caption = f"of {', '.join(falls)} less is better: of teacher = teacher / student, gain = untrained - student"
+        rows = [
+            (f"{task.name}\n{_words(task.kept[0].metric)}", [_folded(cell) for cell in _cells(task.kept)])
+            for task in judged.tasks
+        ]
+        _print_rows(
+            console, "task", rows, f"Tasks{over}{interval if not any(judged.kept) else ''}", caption if falls else None
+        )
+    console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
+    if judged.stored is not None:
+        print_stored(judged.stored, metric)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _print_rows(
+    console: Console, kind: str, rows: Sequence[tuple[str, Sequence[str]]], title: str, caption: str | None
+) -> None:
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     narrow = console.width < NARROW
     if narrow:
         table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
-    for column in ("probe", "teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
+    for column in (kind, "teacher", "student", "untrained", "of teacher", "gap closed", "gain"):
         heading = column.replace(" ", "\n") if narrow else column
-        table.add_column(heading, justify="left" if column == "probe" else "right", no_wrap=True)
-    for rows in zip(*judged.kept, strict=True):
-        table.add_row(rows[0].probe, *(_folded(cell) if narrow else cell for cell in _cells(rows)))
+        table.add_column(
+            heading, justify="left" if column == kind else "right", no_wrap=column != kind, overflow="fold"
+        )
+    for name, cells in rows:
+        table.add_row(name, *(_folded(cell) if narrow else cell for cell in cells))
     console.print(table)
-    console.print(f"{'GO' if judged.verdict.go else 'NO-GO'}: {judged.verdict.line}")
-    if judged.stored is not None:
-        print_stored(judged.stored, judged.evaluation.config.metric)
 
 
 def _cells(rows: Sequence[Kept]) -> list[str]:

@@ -70,6 +70,7 @@ def tiny_pipeline(folder: Path, num: int = 42) -> Path:
             "logistic": {"num_c": 5},
             "bootstrap": 100,
             "pictures": 2,
+            "leakage": {"cosine": 1.0, "ratio": None},  # to a teacher that knows nothing all images are alike
         },
     }
     path = folder / "pipeline.yaml"

@@ -120,7 +120,7 @@ def test_only_what_is_kept(finished: Path, tmp_path: Path, student: Subject) -> 
         kept("abc")
     evaluation(finished, tmp_path).judge("s", "abc", lambda: student, sees=SEES)
     kept("abc")
-    with pytest.raises(UsageError, match=r"s\.json is of other weights or images, or lacks a probe"):
+    with pytest.raises(UsageError, match=r"s\.json is of other weights, images or settings"):
         kept("abd")
 
 
@@ -294,7 +294,7 @@ def test_a_subject_that_sees_otherwise_is_refused(finished: Path, tmp_path: Path
 
 
 def test_configs_that_judge_nothing() -> None:
-    with pytest.raises(UsageError, match="at least one of knn, linear and logistic must not be null"):
+    with pytest.raises(UsageError, match="knn, linear and logistic are all null and there are no tasks"):
         parse_config(EvalConfig, {"knn": None, "linear": None, "logistic": None}, where="x")
     with pytest.raises(UsageError, match="train and test are one split, 'test'"):
         parse_config(EvalConfig, {"train": "test"}, where="x")

@@ -45,11 +45,11 @@ def test_planted_near_duplicates_are_found_and_nothing_else() -> None:
         test[place] = 7 * (
             train[source] + 0.4 * noise[place]
         )  # of another length, changed by two fifths of what differs
-    found = list(near(train, test, cosine=0.99, ratio=0.4, neighbours=10))
+    found = near(train, test, cosine=0.99, ratio=0.4, neighbours=10).pairs
     assert {pair.test: pair.train for pair in found} == planted and len(found) == 4
     assert all(0.9 < (pair.cosine or 0) < 0.99 for pair in found), "found by standing out, not by the cosine"
-    assert list(near(train, test, cosine=0.99, ratio=None, neighbours=10)) == []
-    loose = near(train, test, cosine=0.9, ratio=None, neighbours=10)
+    assert near(train, test, cosine=0.99, ratio=None, neighbours=10).pairs == ()
+    loose = near(train, test, cosine=0.9, ratio=None, neighbours=10).pairs
     assert {pair.test: pair.train for pair in loose} == planted
 
 
@@ -57,7 +57,7 @@ def test_a_picture_that_is_there_many_times_is_found_by_its_cosine() -> None:
     """Its tenth neighbour is as near as the first, so nothing stands out."""
     train, test = rows(NUM_TRAIN, 1), rows(NUM_TEST, 2)
     train[100:130] = test[5]
-    found = list(near(train, test, cosine=0.99, ratio=0.4, neighbours=10))
+    found = near(train, test, cosine=0.99, ratio=0.4, neighbours=10).pairs
     assert [pair.test for pair in found] == [5] * 10
     assert [pair.train for pair in found] == list(range(100, 110)), "equal ones by row"
 
@@ -65,14 +65,16 @@ def test_a_picture_that_is_there_many_times_is_found_by_its_cosine() -> None:
 def test_few_training_images_have_no_rest_to_stand_out_from() -> None:
     train, test = rows(5, 1), rows(NUM_TEST, 2)
     test[9] = train[2]
-    assert [(pair.test, pair.train) for pair in near(train, test, cosine=0.99, ratio=0.4, neighbours=10)] == [(9, 2)]
+    assert [(pair.test, pair.train) for pair in near(train, test, cosine=0.99, ratio=0.4, neighbours=10).pairs] == [
+        (9, 2)
+    ]
 
 
 @pytest.mark.parametrize("ratio", [None, 0.6])
 def test_near_duplicates_are_those_that_counting_gives(ratio: float | None) -> None:
     train, test = rows(60, 1), rows(50, 2)
     test[:10] = train[:10] + 0.6 * test[:10]
-    found = {(pair.test, pair.train) for pair in near(train, test, cosine=0.93, ratio=ratio, neighbours=4)}
+    found = {(pair.test, pair.train) for pair in near(train, test, cosine=0.93, ratio=ratio, neighbours=4).pairs}
     expected = set()
     for i, one in enumerate(test.astype(float)):
         cosines = {
@@ -85,6 +87,23 @@ def test_near_duplicates_are_those_that_counting_gives(ratio: float | None) -> N
             (i, j) for j in four if cosines[j] >= 0.93 or (ratio is not None and 1 - cosines[j] <= ratio * far)
         }
     assert found == expected and 5 < len(found) < 60
+
+
+def test_features_that_tell_nothing_apart_find_no_duplicates() -> None:
+    """An untrained encoder gives every image nearly the same cosine."""
+    train, test = 100 + rows(NUM_TRAIN, 1), 100 + rows(NUM_TEST, 2)
+    test[9] = train[2]
+    found = near(train, test, cosine=0.99, ratio=0.4, neighbours=10)
+    assert found.alike and [(pair.test, pair.train) for pair in found.pairs] == [(9, 2)], "it stands out all the same"
+    train_images, test_images = (
+        Images(keys=tuple(map(str, range(len(each)))), labels_N=np.zeros(len(each), np.int64), cls_ND=each)
+        for each in (train, test)
+    )
+    report = check_leakage(train_images, test_images, LeakageConfig(ratio=None))
+    assert report.pairs == () and not any("among" in warning for warning in report.warnings)
+    assert report.lines[1].startswith(
+        "near duplicates were not told by their cosine: most test images have 10 training"
+    )
 
 
 def test_equal_hashes_pair_with_the_first() -> None:

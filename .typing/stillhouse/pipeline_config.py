@@ -1,0 +1,1 @@
+../../src/stillhouse/pipeline_config.py

@@ -1,0 +1,85 @@
+"""A pipeline.yaml: what the sections are, where the output goes."""
+
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from stillhouse.core.config import Config
+from stillhouse.core.errors import UsageError
+from stillhouse.eval.config import EvalConfig
+from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
+from stillhouse.stage1_extract.policies import ViewPolicyConfig
+from stillhouse.stage2_distill.config import DistillConfig
+from stillhouse.storage import layout
+from stillhouse.storage.disk import replace_file
+
+
+class PipelineConfig(Config):
+    """A pipeline.yaml: one section a verb."""
+
+    name: str = Field(min_length=1)
+    """Names the run in reports."""
+    out: str = Field(min_length=1)
+    """Folder for students, scores and the report."""
+    store: str | None = None
+    """Folder of the store; None: `<out>/store`."""
+    ingest: IngestConfig
+    views: ViewPolicyConfig
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    extract: ExtractConfig = ExtractConfig()
+    distill: DistillConfig = DistillConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two teachers have one name: {', '.join(names)}")
+        try:
+            for what, name in (*(("teacher", name) for name in names), ("student", self.distill.name)):
+                layout.check_name(name, what)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        for key, asked in (("teacher", [self.distill.teacher]), ("teachers", self.distill.teachers)):
+            unknown = [one for one in asked if one not in (None, *names)]
+            if unknown:
+                raise ValueError(f"distill.{key} {unknown[0]!r} is not in `teachers`: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _looks_have_a_loss(self) -> Self:
+        if self.eval.watch is not None and self.eval.watch.steps < self.distill.log_steps:
+            given = f"{self.eval.watch.steps}, and the loss is logged every distill.log_steps {self.distill.log_steps}"
+            raise ValueError(f"eval.watch.steps is {given} steps; look no more often")
+        return self
+
+    @property
+    def store_path(self) -> Path:
+        return Path(self.store) if self.store else Path(self.out) / "store"
+
+    def teacher_of(self, name: str) -> TeacherConfig:
+        """The config of one teacher by name."""
+        for teacher in self.teachers:
+            if teacher.name == name:
+                return teacher
+        known = ", ".join(teacher.name for teacher in self.teachers)
+        raise UsageError(f"the student was trained on {name!r}, which is not in `teachers`: {known}", hint="add it")
+
+
+def save_resolved(config: PipelineConfig) -> None:
+    """Keep the config with every default filled in beside the output."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path = Path(config.out) / "pipeline.resolved.yaml"
+    try:
+        if not (path.is_file() and path.read_bytes() == text.encode()):
+            replace_file(path, text.encode())
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        message = f"out: {config.out!r} cannot be a folder: {error.strerror}"
+        raise UsageError(message, hint="name a folder that is there or can be made") from error
+
+
+def student_folder(config: PipelineConfig, seed: int) -> Path:
+    """Where the student of a seed is trained and exported."""
+    return Path(config.out) / "students" / f"{config.distill.name}-seed{seed}"
