@@ -107,7 +107,7 @@ def bar_chart(
     if any(len(group.bars) != len(names) for group in groups):
         raise ValueError(f"every group needs {len(names)} bars, one for each of {list(names)}")
     legend, y = _legend(names, [_bar(i) for i in range(len(names))], width)
-    left = 170.0 if width >= WIDE else 16.0
+    left = 190.0 if width >= WIDE else 16.0
     ends = [end for group in groups for bar in group.bars for end in (bar.value, bar.low, bar.high) if _is_number(end)]
     scale = linear_scale([0.0, *([1.0] if as_percent else []), *ends], left, width - 56.0)
     top, y = y + 8, y + 16

@@ -17,8 +17,8 @@ from .report_data import Verdict
 from .retention import Interval, ProbeRetention, retention
 
 RULE = (
-    "GO when, on every probe and for every seed, the student beats its untrained self: the lower end of the 95 % "
-    "interval of student minus untrained, from a paired bootstrap over the test images, is above 0"
+    "GO when, on every probe and task and for every seed, the student beats its untrained self: the lower end of the 95 % "
+    "interval of the gain, from a paired bootstrap over the test images, is above 0"
 )
 
 

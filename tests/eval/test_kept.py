@@ -92,7 +92,9 @@ def test_the_verdict(rows: Sequence[Sequence[Kept]], line: str) -> None:
     verdict = decide(rows)
     assert verdict.go == ((rows, line) in GO)
     assert verdict.line.startswith(line)
-    assert verdict.rule.startswith("GO when, on every probe and for every seed, the student beats its untrained self")
+    assert verdict.rule.startswith(
+        "GO when, on every probe and task and for every seed, the student beats its untrained self"
+    )
 
 
 def test_one_failure_is_told_and_the_others_counted() -> None:
