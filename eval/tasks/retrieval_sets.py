@@ -76,8 +76,9 @@ def read_revisited(root: Path, name: str) -> RetrievalSet:
     if not isinstance(found, list) or len(found) != len(queries):
         raise DataError(f"{where}: `gnd` is not a list of {len(queries)}, one for each of `qimlist`")
     files = require_files(root / "jpg", [f"{each}.jpg" for each in (*queries, *database)], name)
-    judged = [_query(path, entry, len(database), where) for path, entry in zip(files, found, strict=False)]
-    return RetrievalSet(tuple(judged), tuple(files[len(queries) :]))
+    asked, shown = files[: len(queries)], files[len(queries) :]
+    judged = [_query(path, entry, len(database), where) for path, entry in zip(asked, found, strict=True)]
+    return RetrievalSet(tuple(judged), tuple(shown))
 
 
 def read_instances(root: Path) -> RetrievalSet:
