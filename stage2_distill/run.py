@@ -1,34 +1,32 @@
 """`distill`: train one student from a store. No teacher, no original data, no network."""
 
 import contextlib
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field
 
 from stillhouse.core.config import Config, parse_config
-from stillhouse.core.errors import CorruptError, UsageError
+from stillhouse.core.errors import CorruptError, DivergedError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.core.licences import missing_notice
-from stillhouse.core.stops import stops_wait
 from stillhouse.storage.disk import only_process_in, replace_file
-from stillhouse.storage.seal import latest_seal
+from stillhouse.storage.seal import Seal, latest_seal
 from stillhouse.storage.signed_json import canonical_json, read_json
 from stillhouse.storage.store import Store
 
-from .checkpoint import load_checkpoint, save_checkpoint, truncate_jsonl
 from .config import DistillConfig
 from .export.mask_token import save_mask_token
 from .export.timm import export_student, is_whole, timm_config
 from .identity import identity_of, require_same
 from .loader import Batch, Loader
-from .metrics import METRICS, MetricsLog
+from .sitting import Sitting
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
 from .trainer import Trainer
-from .watch import WATCH, Looks, Watch
+from .watch import Watch
 
 RESULT = "result.json"
 STUDENT = "student"
@@ -66,6 +64,14 @@ class DistillResult(Config):
     """Where there were several: the weight of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One student to train: how, and in which folder."""
+
+    config: DistillConfig
+    folder: Path
+
+
 def distill(
     store: Store, config: DistillConfig, folder: Path, reporter: Reporter, watch: Watch | None = None
 ) -> tuple[DistillResult, bool]:
@@ -78,102 +84,132 @@ def distill(
         UsageError: no such teacher, too few samples for a batch, a student whose grid is not the teacher's.
         SpecMismatchError: `folder` holds a run of another config or on other features.
         BusyError: another process is training in `folder`.
+        DivergedError: the loss is not finite.
+    """
+    ((result, worked),) = distill_together(store, [Run(config, folder)], reporter, watch)
+    if isinstance(result, DivergedError):
+        raise result
+    return result, worked
+
+
+def distill_together(
+    store: Store, runs: Sequence[Run], reporter: Reporter, watch: Watch | None = None
+) -> list[tuple[DistillResult | DivergedError, bool]]:
+    """Train students to the end, step by step beside each other; what `distill` gives of each, in their order.
+
+    Those that want the same batches share each one; every student is bit for bit what it is alone. One whose loss is not
+    finite is left where it is, and the others go on. Arguments and errors as of `distill`.
     """
     sealed = latest_seal(store.root)
     if sealed is None and store.teachers():
         raise UsageError(
             f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
-    taught = taught_by(config, store)  # which refuses a store without teachers
-    assert sealed is not None
-    identity = identity_of(config, taught, sealed)
-    finished = _finished(folder, identity, reporter)
-    if finished is not None:
-        return finished, False
-    with only_process_in(folder):
-        finished = _finished(folder, identity, Reporter(quiet=True))  # by another process, just before we were alone
-        if finished is not None:
-            return finished, False
-        for one in taught:
-            if missing := missing_notice(one.name, one.spec.licence, one.spec.notice):
-                reporter.say(f"distill {config.name}: {missing}; `stillhouse export` will ask for it")
-        trainer = Trainer(config, store, taught)
-        for line in grid_lines(trainer.student.grid, taught):
-            reporter.say(f"distill {config.name}: {line}")
-        levels = {one.name: one.levels for one in taught}
-        with Loader(store, levels, config, trainer.student.image_size, classes_for(taught)) as loader:
-            if loader.steps_per_epoch == 0:
-                message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
-                raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
-            trainer.begin(loader.steps_per_epoch)
-            _resume(trainer, folder, identity, reporter)
-            looks = None if watch is None else Looks(watch, trainer, folder, reporter)
-            with _Checkpoints(trainer, folder / "checkpoints", identity) as checkpoints:
-                seconds = _train(trainer, loader, folder, checkpoints, looks, reporter)
-                result = _finish(trainer, taught, folder, identity | {"store_sha256": sealed.content_sha256}, seconds)
-    return result, True
+    found: dict[int, tuple[DistillResult | DivergedError, bool]] = {}
+    with contextlib.ExitStack() as holds:
+        begun: dict[int, _Begun] = {}
+        for place, run in enumerate(runs):
+            taught = taught_by(run.config, store)  # which refuses a store without teachers
+            assert sealed is not None
+            identity = identity_of(run.config, taught, sealed)
+            finished = _finished(run.folder, identity, reporter)
+            if finished is None:
+                holds.enter_context(only_process_in(run.folder))
+                # by another process, just before we were alone
+                finished = _finished(run.folder, identity, Reporter(quiet=True))
+            if finished is not None:
+                found[place] = finished, False
+                continue
+            begun[place] = _begin(store, run, taught, identity, reporter)
+        for places in _sharing(begun):
+            assert sealed is not None
+            results = _train(store, sealed, [begun[place] for place in places], watch, reporter)
+            found |= {place: (result, True) for place, result in zip(places, results, strict=True)}
+    return [found[place] for place in range(len(runs))]
 
 
-class _Checkpoints:
-    """Saves a run when it is told to, and when it is stopped: no step is lost to a stop. A context manager."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A run that is not finished: who teaches it, what it is, and its trainer before its first step."""
 
-    def __init__(self, trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
-        self._trainer, self._folder, self._identity = trainer, folder, identity
-        self._saved, self._whole = trainer.step, True
+    run: Run
+    taught: tuple[Taught, ...]
+    identity: dict[str, Any]
+    trainer: Trainer
 
-    def save(self) -> None:
-        """Write the checkpoint of this step."""
-        save_checkpoint(self._folder, self._trainer.step, self._trainer.checkpoint(self._identity))
-        self._saved = self._trainer.step
 
-    @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """A step with all that belongs to it; a stop waits for its end."""
-        with stops_wait():
-            self._whole = False
-            yield
-            self._whole = True
+def _begin(store: Store, run: Run, taught: tuple[Taught, ...], identity: dict[str, Any], reporter: Reporter) -> _Begun:
+    name = run.config.name
+    for one in taught:
+        if missing := missing_notice(one.name, one.spec.licence, one.spec.notice):
+            reporter.say(f"distill {name}: {missing}; `stillhouse export` will ask for it")
+    trainer = Trainer(run.config, store, taught)
+    for line in grid_lines(trainer.student.grid, taught):
+        reporter.say(f"distill {name}: {line}")
+    return _Begun(run, taught, identity, trainer)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and self._whole and self._saved < self._trainer.step:
-            with stops_wait(signal.SIGALRM):
-                self.save()
+def _sharing(begun: Mapping[int, _Begun]) -> list[list[int]]:
+    """The runs that want the same batches, however many epochs of them."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, one in begun.items():
+        config = one.run.config
+        wants = (config.seed, config.batch, config.repeats, config.window_blocks, one.trainer.student.image_size)
+        groups.setdefault(wants, []).append(place)
+    return list(groups.values())
 
 
 def _train(
-    trainer: Trainer,
-    loader: Loader,
-    folder: Path,
-    checkpoints: _Checkpoints,
-    looks: Looks | None,
-    reporter: Reporter,
-) -> float:
-    """The loop: batch, step, log, look, checkpoint. Returns the seconds it took, those of earlier sittings included."""
-    config, total = trainer.config, trainer.num_steps
-    earlier, begin = trainer.seconds, time.monotonic()
-    if looks is not None:
-        looks.begin()
-    with MetricsLog(folder, trainer.step) as log, reporter.task(f"distill {config.name}", total * config.batch) as task:
-        task.resume(trainer.step * config.batch)
+    store: Store, sealed: Seal, begun: Sequence[_Begun], watch: Watch | None, reporter: Reporter
+) -> list[DistillResult | DivergedError]:
+    """Students of the same batches, from where each stands to the end: a batch is read once and each takes its step."""
+    first, taught = begun[0], [one for each in begun for one in each.taught]
+    levels = {
+        one.name: sorted({name for same in taught if same.name == one.name for name in same.levels}) for one in taught
+    }
+    with (
+        Loader(store, levels, first.run.config, first.trainer.student.image_size, classes_for(taught)) as loader,
+        contextlib.ExitStack() as entered,
+    ):
+        if loader.steps_per_epoch == 0:
+            num, batch = loader.num_rows, first.run.config.batch
+            message = f"store {store.root} has {num} training samples, a batch needs {batch}"
+            raise UsageError(message, hint=f"set distill.batch to {num} or less")
+        sittings = []
+        for one in begun:
+            one.trainer.begin(loader.steps_per_epoch)
+            sittings.append(Sitting(one.trainer, one.run.folder, one.identity, watch, reporter))
+        for sitting in sittings:
+            entered.enter_context(sitting)
+        failed = _steps(sittings, loader, reporter)
+        return [failed.get(place) or _finish(one, sealed) for place, one in enumerate(begun)]
+
+
+def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> dict[int, DivergedError]:
+    """The loop: a batch, and the step of everyone who stands before it. Returns those whose loss is not finite."""
+    failed: dict[int, DivergedError] = {}
+    first = min(sitting.trainer.step for sitting in sittings)
+    last = max(sitting.trainer.num_steps for sitting in sittings)
+    config = sittings[0].trainer.config
+    name = config.name if len(sittings) == 1 else f"{len(sittings)} students"
+    total = sum(sitting.trainer.num_steps for sitting in sittings) * config.batch
+    with reporter.task(f"distill {name}", total) as task:
+        task.resume(sum(sitting.trainer.step for sitting in sittings) * config.batch)
         waited = time.monotonic()
-        for batch in _batches(loader, trainer.step, total):
-            wait_s = time.monotonic() - waited
-            with checkpoints.step():
-                losses = trainer.train_step(batch)
-                trainer.seconds = earlier + time.monotonic() - begin
-                if trainer.step % config.log_steps == 0 or trainer.step == total:
-                    shown = log.write(trainer.step, trainer.lr, losses, wait_s)
-                    task.advance(0, f"loss {shown:.4f}")
-                if looks is not None:  # before the checkpoint, after which its line would never be written
-                    looks.after_step()
-                if trainer.step % config.checkpoint_steps == 0 and trainer.step < total:
-                    checkpoints.save()
-                task.advance(config.batch)
+        for step, batch in enumerate(_batches(loader, first, last), first):
+            ready = [
+                n for n, one in enumerate(sittings) if one.trainer.step == step and not one.ended and n not in failed
+            ]
+            wait_s = (time.monotonic() - waited) / max(len(ready), 1)
+            for number in ready:
+                try:
+                    loss = sittings[number].step(batch, wait_s)
+                except DivergedError as error:
+                    failed[number] = error
+                    continue
+                task.advance(config.batch, "" if loss is None else f"loss {loss:.4f}")
             waited = time.monotonic()
-    return trainer.seconds
+    return failed
 
 
 def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:
@@ -213,23 +249,16 @@ def _finished(folder: Path, identity: dict[str, Any], reporter: Reporter) -> Dis
     return result
 
 
-def _resume(trainer: Trainer, folder: Path, identity: dict[str, Any], reporter: Reporter) -> None:
-    found, damaged = load_checkpoint(folder / "checkpoints")
-    for path in damaged:
-        reporter.say(f"checkpoint {path} is damaged and not used")
-    if found is not None:
-        require_same(folder, found.facts["identity"], identity)
-        trainer.restore(found)
-        reporter.say(f"distill {trainer.config.name}: going on from step {trainer.step:,} of {trainer.num_steps:,}")
-    for log in (METRICS, WATCH):
-        truncate_jsonl(folder / log, trainer.step)
-
-
-def _finish(
-    trainer: Trainer, taught: Sequence[Taught], folder: Path, identity: dict[str, Any], seconds: float
-) -> DistillResult:
+def _finish(one: _Begun, sealed: Seal) -> DistillResult:
     """Export the student, then write the result, whose presence says that the run is finished."""
-    config, spec = trainer.config, lead_of(taught).spec
+    config, folder, trainer, taught, spec = (
+        one.run.config,
+        one.run.folder,
+        one.trainer,
+        one.taught,
+        lead_of(one.taught).spec,
+    )
+    identity = one.identity | {"store_sha256": sealed.content_sha256}
     card = {**identity, "teacher_spec": spec.model_dump(mode="json"), "num_steps": trainer.num_steps}
     if len(taught) > 1:
         card["teacher_specs"] = {one.name: one.spec.model_dump(mode="json") for one in taught}
@@ -249,8 +278,8 @@ def _finish(
         num_parameters=sum(p.numel() for p in trainer.student.encoder.parameters()),
         image_size=trainer.student.image_size,
         weights_sha256=sha256,
-        seconds=seconds,
-        images_per_second=images / max(seconds, 1e-9),
+        seconds=trainer.seconds,
+        images_per_second=images / max(trainer.seconds, 1e-9),
         last_losses=trainer.last_losses,
         student=STUDENT,
         bases=identity["bases"],

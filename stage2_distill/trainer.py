@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stillhouse.core import rng
 from stillhouse.core.encoders import normalise, pick_device
-from stillhouse.core.errors import ResourceError, UsageError
+from stillhouse.core.errors import DivergedError, UsageError
 from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
@@ -103,7 +103,7 @@ class Trainer:
         """One optimiser step; the weighted total and each objective's own value, on the device.
 
         Raises:
-            ResourceError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
         self.lr = self._lr()
         for group in self.optimiser.param_groups:
@@ -121,7 +121,7 @@ class Trainer:
             self.last_losses = {name: float(value) for name, value in losses.items()}
             if not np.isfinite(self.last_losses["total"]):
                 message = f"the loss of step {self.step} is {self.last_losses['total']}"
-                raise ResourceError(message, hint="use a smaller distill.lr, targets: centred, or precision: fp32")
+                raise DivergedError(message, hint="use a smaller distill.lr, targets: centred, or precision: fp32")
         return losses
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillhouse.core.encoders import normalise
-from stillhouse.core.errors import ResourceError, UsageError
+from stillhouse.core.errors import DivergedError, UsageError
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
 from stillhouse.stage2_distill import trainer as module
 from stillhouse.stage2_distill.checkpoint import load_checkpoint, save_checkpoint
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(sealed_store: Store) -> None:
     trainer = make(sealed_store, log_steps=1)
     with torch.no_grad():
         trainer.student.mask_token.fill_(torch.nan)
-    with pytest.raises(ResourceError, match=r"the loss of step 1 is nan; use a smaller distill.lr"):
+    with pytest.raises(DivergedError, match=r"the loss of step 1 is nan; use a smaller distill.lr"):
         trainer.train_step(batches(sealed_store, trainer)[0])
 
 

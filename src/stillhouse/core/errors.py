@@ -8,6 +8,7 @@
     │   └── MissingError      an object or a row that a record promises is not there   exit 4
     ├── BusyError             another process holds or won what we tried to do         exit 5
     ├── ResourceError         disk full, no permission, a package that is not there    exit 6
+    │   └── DivergedError     the loss of a training run is not finite                 exit 6
     └── Preempted             asked to stop; the same command carries on               exit 8
 
 Exit code 7 is not an error: the job finished, and some samples are in quarantine. Exit code 1 is a fault of ours.
@@ -98,6 +99,12 @@ class ResourceError(StillhouseError):
 
     exit_code = EXIT_RESOURCE
     kind = "resource"
+
+
+class DivergedError(ResourceError):
+    """A training run's loss is not finite: its settings do not work."""
+
+    kind = "diverged"
 
 
 class Preempted(StillhouseError):
