@@ -58,6 +58,10 @@ class FeatureCache:
         self._keep(name, identity, made)
         return made
 
+    def drop(self, name: str) -> None:
+        """Forget a subject, if it is known."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+
     def _keep(self, name: str, identity: Mapping[str, Any], arrays: Arrays) -> None:
         try:
             require_room(self._folder, sum(array.nbytes for array in arrays.values()), "keeping the features")

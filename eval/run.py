@@ -124,6 +124,10 @@ class Evaluation:
         )
         return train, test
 
+    def forget_features(self, name: str) -> None:
+        """Drop the kept features of a subject that no other probe is going to ask for."""
+        self._cache.drop(name)
+
     def _encoded(self, subject: Subject, sees: Preprocessing) -> Arrays:
         """The features of both parts: train-cls-0, ..., train-patch-mean, test-cls-0, ..."""
         if subject.preprocessing != sees:

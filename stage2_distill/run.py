@@ -26,10 +26,12 @@ from .loader import Batch, Loader
 from .sitting import Sitting
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
 from .trainer import Trainer
-from .watch import Watch
+from .watch import SeenEnough, Watch
 
 RESULT = "result.json"
 STUDENT = "student"
+Left = DivergedError | SeenEnough
+"""Why a run is left before its end, while others go on."""
 
 
 class DistillResult(Config):
@@ -85,27 +87,28 @@ def distill(
         SpecMismatchError: `folder` holds a run of another config or on other features.
         BusyError: another process is training in `folder`.
         DivergedError: the loss is not finite.
+        SeenEnough: the watch wants it to stop.
     """
     ((result, worked),) = distill_together(store, [Run(config, folder)], reporter, watch)
-    if isinstance(result, DivergedError):
+    if isinstance(result, Left):
         raise result
     return result, worked
 
 
 def distill_together(
     store: Store, runs: Sequence[Run], reporter: Reporter, watch: Watch | None = None
-) -> list[tuple[DistillResult | DivergedError, bool]]:
+) -> list[tuple[DistillResult | Left, bool]]:
     """Train students to the end, step by step beside each other; what `distill` gives of each, in their order.
 
     Those that want the same batches share each one; every student is bit for bit what it is alone. One whose loss is not
-    finite is left where it is, and the others go on. Arguments and errors as of `distill`.
+    finite, or which the watch wants to stop, is left where it is, and the others go on. Arguments and errors as of `distill`.
     """
     sealed = latest_seal(store.root)
     if sealed is None and store.teachers():
         raise UsageError(
             f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
-    found: dict[int, tuple[DistillResult | DivergedError, bool]] = {}
+    found: dict[int, tuple[DistillResult | Left, bool]] = {}
     with contextlib.ExitStack() as holds:
         begun: dict[int, _Begun] = {}
         for place, run in enumerate(runs):
@@ -161,7 +164,7 @@ def _sharing(begun: Mapping[int, _Begun]) -> list[list[int]]:
 
 def _train(
     store: Store, sealed: Seal, begun: Sequence[_Begun], watch: Watch | None, reporter: Reporter
-) -> list[DistillResult | DivergedError]:
+) -> list[DistillResult | Left]:
     """Students of the same batches, from where each stands to the end: a batch is read once and each takes its step."""
     first, taught = begun[0], [one for each in begun for one in each.taught]
     levels = {
@@ -181,13 +184,13 @@ def _train(
             sittings.append(Sitting(one.trainer, one.run.folder, one.identity, watch, reporter))
         for sitting in sittings:
             entered.enter_context(sitting)
-        failed = _steps(sittings, loader, reporter)
-        return [failed.get(place) or _finish(one, sealed) for place, one in enumerate(begun)]
+        left = _steps(sittings, loader, reporter)
+        return [left.get(place) or _finish(one, sealed) for place, one in enumerate(begun)]
 
 
-def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> dict[int, DivergedError]:
-    """The loop: a batch, and the step of everyone who stands before it. Returns those whose loss is not finite."""
-    failed: dict[int, DivergedError] = {}
+def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> dict[int, Left]:
+    """The loop: a batch, and the step of everyone who stands before it. Returns those who did not come to the end."""
+    left: dict[int, Left] = {}
     first = min(sitting.trainer.step for sitting in sittings)
     last = max(sitting.trainer.num_steps for sitting in sittings)
     config = sittings[0].trainer.config
@@ -198,18 +201,18 @@ def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> d
         waited = time.monotonic()
         for step, batch in enumerate(_batches(loader, first, last), first):
             ready = [
-                n for n, one in enumerate(sittings) if one.trainer.step == step and not one.ended and n not in failed
+                n for n, one in enumerate(sittings) if one.trainer.step == step and not one.ended and n not in left
             ]
             wait_s = (time.monotonic() - waited) / max(len(ready), 1)
             for number in ready:
                 try:
                     loss = sittings[number].step(batch, wait_s)
-                except DivergedError as error:
-                    failed[number] = error
+                except (DivergedError, SeenEnough) as error:
+                    left[number] = error
                     continue
                 task.advance(config.batch, "" if loss is None else f"loss {loss:.4f}")
             waited = time.monotonic()
-    return failed
+    return left
 
 
 def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from .identity import require_same
 from .loader import Batch
 from .metrics import METRICS, MetricsLog
 from .trainer import Trainer
-from .watch import WATCH, Looks, Watch
+from .watch import WATCH, Looks, SeenEnough, Watch
 
 
 class Sitting:
@@ -72,19 +72,22 @@ class Sitting:
 
         Raises:
             DivergedError: the loss is not finite.
+            SeenEnough: the watch wants it to stop here.
         """
-        trainer, config, shown = self.trainer, self.trainer.config, None
+        trainer, config, shown, enough = self.trainer, self.trainer.config, None, False
         before, begin = trainer.seconds + wait_s, time.monotonic()
         with self._one_step():
             losses = trainer.train_step(batch)
             if trainer.step % config.log_steps == 0 or self.ended:
                 shown = self._log.write(trainer.step, trainer.lr, losses, wait_s)
             if self._looks is not None:  # before the checkpoint, after which its line would never be written
-                self._looks.after_step()
+                enough = self._looks.after_step()
             trainer.seconds = before + time.monotonic() - begin
-            if trainer.step % config.checkpoint_steps == 0 and not self.ended:
+            if enough or (trainer.step % config.checkpoint_steps == 0 and not self.ended):
                 self.save()
         trainer.seconds = before + time.monotonic() - begin
+        if enough:
+            raise SeenEnough(f"at step {trainer.step:,} of {trainer.num_steps:,}")
         return shown
 
     def save(self) -> None:

@@ -25,6 +25,10 @@ WATCH = "watch.jsonl"
 Line = Mapping[str, Any]
 
 
+class SeenEnough(Exception):
+    """A watch wants a run to stop here. Its checkpoint is kept: it goes on from there if it is asked to."""
+
+
 class Watch(Protocol):
     """Judges an encoder, at the same price and by the same images at every look."""
 
@@ -41,6 +45,10 @@ class Watch(Protocol):
         """What a person should know by the looks so far, each with its `step` and its `loss` (None: not known)."""
         ...
 
+    def enough(self, lines: Sequence[Line]) -> bool:
+        """Whether the run is to stop, by the looks so far; asked after each of them but those at its ends."""
+        ...
+
 
 class Looks:
     """The looks at one run: when they are due, what they found, what was said of it."""
@@ -54,11 +62,13 @@ class Looks:
         if self._trainer.step == 0 and not self._lines:
             self._look()
 
-    def after_step(self) -> None:
-        """Look if it is time: every so many steps, and at the end."""
-        step = self._trainer.step
-        if step % self._watch.steps == 0 or step == self._trainer.num_steps:
+    def after_step(self) -> bool:
+        """Look if it is time: every so many steps, and at the end. Returns whether that was enough."""
+        step, last = self._trainer.step, self._trainer.num_steps
+        if step % self._watch.steps == 0 or step == last:
             self._look()
+            return step < last and self._watch.enough(self._lines)
+        return False
 
     def _look(self) -> None:
         trainer, name = self._trainer, self._trainer.config.name

@@ -133,6 +133,24 @@ def distill_verb(
     _with_config(config, overrides, as_json, body)
 
 
+@app.command("sweep")
+def sweep_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+    """Train many students from the store, over the section `sweep`, judge each, and rank them."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.core.config import load_config
+        from stillhouse.pipeline_config import PipelineConfig
+        from stillhouse.sweep_table import print_sweep
+        from stillhouse.sweeping import sweep
+
+        swept = sweep(pipeline, lambda more: load_config(PipelineConfig, config, [*(overrides or []), *more]), reporter)
+        if not as_json:
+            print_sweep(swept)
+        return EXIT_OK, swept.to_json()
+
+    _with_config(config, overrides, as_json, body)
+
+
 @app.command("eval")
 def eval_verb(
     config: ConfigArgument,

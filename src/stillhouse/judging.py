@@ -21,7 +21,7 @@ from stillhouse.eval.tasks.kept import keep_task
 from stillhouse.eval.tasks.kinds import task_of
 from stillhouse.eval.tasks.run import TaskJudgement, TaskRuns
 from stillhouse.stage2_distill.run import STUDENT, DistillResult
-from stillhouse.storage.specs import Preprocessing
+from stillhouse.storage.specs import Preprocessing, TeacherSpec
 from stillhouse.storage.store import Store
 
 from .ledger import Ledger, already, counted
@@ -57,7 +57,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
     """An encoder that is built only when there is something to do."""
 
     name: str
@@ -75,9 +75,9 @@ class _Candidate:
 class _Field:
     """Everybody who is judged."""
 
-    teacher: _Candidate
-    students: tuple[_Candidate, ...]
-    untrained: tuple[_Candidate, ...]
+    teacher: Candidate
+    students: tuple[Candidate, ...]
+    untrained: tuple[Candidate, ...]
 
 
 def run_eval(
@@ -97,7 +97,7 @@ def run_eval(
     field, folder = _field(config, store, students), Path(config.out) / "eval"
     evaluation = Evaluation(judged_on(config, store), config.eval, folder, reporter, only_kept=only_kept)
 
-    def judge(one: _Candidate) -> Judgement:
+    def judge(one: Candidate) -> Judgement:
         return evaluation.judge(one.name, one.weights, one.load, sees=one.sees)
 
     teacher = judge(field.teacher)
@@ -145,20 +145,31 @@ def judged_on(config: PipelineConfig, store: Store) -> Store:
 
 def _field(config: PipelineConfig, store: Store, students: Sequence[DistillResult]) -> _Field:
     spec = store.teacher(students[0].teacher)
-    source = config.teacher_of(spec.name)
-    teacher = _Candidate(
-        f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec), spec.preprocessing
-    )
     trained, untrained = [], []
     for student in students:
         seed = int(student.config["seed"])
-        folder, name = student_folder(config, seed) / STUDENT, f"{student.name}-seed{seed}"
-        sees = spec.preprocessing.model_copy(update={"size": student.image_size})
-        trained.append(_Candidate(name, student.weights_sha256, partial(exported_student, folder, name), sees))
+        name = f"{student.name}-seed{seed}"
+        one = student_candidate(student_folder(config, seed), name, student, spec)
         start = f"{name}-untrained"
         made_by = f"{config_digest(student.config['student'])} at {student.image_size}, seed {seed}"
-        untrained.append(_Candidate(start, made_by, partial(untrained_student, folder, start, seed), sees))
-    return _Field(teacher, tuple(trained), tuple(untrained))
+        load = partial(untrained_student, student_folder(config, seed) / STUDENT, start, seed)
+        trained.append(one)
+        untrained.append(Candidate(start, made_by, load, one.sees))
+    return _Field(teacher_candidate(config, spec), tuple(trained), tuple(untrained))
+
+
+def teacher_candidate(config: PipelineConfig, spec: TeacherSpec) -> Candidate:
+    """The live teacher of a store."""
+    source = config.teacher_of(spec.name)
+    return Candidate(
+        f"teacher-{spec.name}", spec.weights_sha256, lambda: teacher_subject(source, spec), spec.preprocessing
+    )
+
+
+def student_candidate(folder: Path, name: str, student: DistillResult, spec: TeacherSpec) -> Candidate:
+    """The student of a finished run in `folder`, which sees pixels as its teacher does, at its own size."""
+    sees = spec.preprocessing.model_copy(update={"size": student.image_size})
+    return Candidate(name, student.weights_sha256, partial(exported_student, folder / STUDENT, name), sees)
 
 
 def _kept(evaluation: Evaluation, teacher: Judgement, student: Judgement, untrained: Judgement) -> tuple[Kept, ...]:

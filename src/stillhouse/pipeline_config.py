@@ -12,6 +12,7 @@ from stillhouse.eval.config import EvalConfig
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
 from stillhouse.stage2_distill.config import DistillConfig
+from stillhouse.stage2_distill.sweep.config import SweepConfig
 from stillhouse.storage import layout
 from stillhouse.storage.disk import replace_file
 
@@ -31,6 +32,7 @@ class PipelineConfig(Config):
     extract: ExtractConfig = ExtractConfig()
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
+    sweep: SweepConfig | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -53,6 +55,19 @@ class PipelineConfig(Config):
         if self.eval.watch is not None and self.eval.watch.steps < self.distill.log_steps:
             given = f"{self.eval.watch.steps}, and the loss is logged every distill.log_steps {self.distill.log_steps}"
             raise ValueError(f"eval.watch.steps is {given} steps; look no more often")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_is_judged(self) -> Self:
+        if self.sweep is not None:
+            if getattr(self.eval, self.sweep.probe) is None:
+                raise ValueError(f"sweep.probe is {self.sweep.probe}, and eval.{self.sweep.probe} is null; leave it in")
+            if self.sweep.split == self.eval.train:
+                raise ValueError(f"sweep.split is {self.sweep.split!r}, which the probes are fitted on; name another")
+            if self.sweep.study is not None and self.sweep.study.pruner != "none" and self.eval.watch is None:
+                raise ValueError(
+                    "sweep.study.pruner ends trials by the looks of `eval.watch`; set it, e.g. {steps: 500}"
+                )
         return self
 
     @property

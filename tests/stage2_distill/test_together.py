@@ -11,7 +11,7 @@ from stillhouse.core.errors import DivergedError
 from stillhouse.core.events import Reporter
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
 from stillhouse.stage2_distill.config import DistillConfig
-from stillhouse.stage2_distill.loader import Loader
+from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import DistillResult, Run, distill, distill_together
 from stillhouse.stage2_distill.trainer import Trainer
@@ -68,9 +68,13 @@ def alone(sealed_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_students_are_bit_for_bit_those_alone(
     sealed_store: Store, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    make = Loader._make
-    monkeypatch.setattr(Loader, "_make", lambda self, pieces: (made.append(1), make(self, pieces))[1])
+    made, make = [], Loader._make
+
+    def counted(self: Loader, pieces: Any) -> Batch:
+        made.append(pieces)
+        return make(self, pieces)
+
+    monkeypatch.setattr(Loader, "_make", counted)
     found = distill_together(sealed_store, runs(tmp_path), QUIET)
     assert len(made) == 9 + 9, "four students share nine batches, and the last has nine of its own"
     assert_same_students(tmp_path, alone)

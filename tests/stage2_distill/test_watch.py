@@ -17,7 +17,7 @@ from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.trainer import Trainer
-from stillhouse.stage2_distill.watch import Watch
+from stillhouse.stage2_distill.watch import SeenEnough, Watch
 from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
@@ -48,8 +48,8 @@ class Lines(Reporter):
 class Rough:
     """Looks as carelessly as can be: trains what it is given, spoils it, and draws random numbers."""
 
-    def __init__(self, steps: int = 2, warn_at: int = 1 << 30) -> None:
-        self.steps, self.warn_at = steps, warn_at
+    def __init__(self, steps: int = 2, warn_at: int = 1 << 30, enough_at: int = 1 << 30) -> None:
+        self.steps, self.warn_at, self.enough_at = steps, warn_at, enough_at
         self.seen: list[tuple[bool, bool, Preprocessing]] = []
 
     def look(self, encoder: Encoder, sees: Preprocessing) -> Mapping[str, float]:
@@ -66,6 +66,9 @@ class Rough:
 
     def warning(self, lines: Sequence[Mapping[str, Any]]) -> str | None:
         return f"{len(lines)} looks" if lines[-1]["step"] >= self.warn_at else None
+
+    def enough(self, lines: Sequence[Mapping[str, Any]]) -> bool:
+        return bool(lines[-1]["step"] >= self.enough_at)
 
 
 def run(store: Store, folder: Path, watch: Watch | None, reporter: Reporter | None = None, **fields: Any) -> bool:
@@ -139,6 +142,19 @@ def test_a_warning_is_given_once(sealed_store: Store, tmp_path: Path) -> None:
     lines: list[Any] = [*read_metrics(tmp_path / "watch.jsonl")]
     assert [line.get("warning") for line in lines] == [None, None, "3 looks", None, None, None]
     assert [line for line in reporter.lines if "warning" in line] == ["distill student: warning: 3 looks"]
+
+
+def test_a_run_that_a_watch_stops_goes_on_from_there(sealed_store: Store, watched: Path, tmp_path: Path) -> None:
+    """Step 6 has no checkpoint but this one's."""
+    with pytest.raises(SeenEnough, match="at step 6 of 9"):
+        run(sealed_store, tmp_path, Rough(enough_at=6))
+    assert [line["step"] for line in read_metrics(tmp_path / "watch.jsonl")] == [0, 2, 4, 6]
+    assert not (tmp_path / "result.json").exists()
+    reporter = Lines()
+    run(sealed_store, tmp_path, Rough(enough_at=9), reporter)  # at the end it is asked no more
+    assert reporter.lines[0] == "distill student: going on from step 6 of 9"
+    assert_same_training(tmp_path, watched)
+    assert (tmp_path / "watch.jsonl").read_bytes() == (watched / "watch.jsonl").read_bytes()
 
 
 class Stop(Exception):

@@ -121,6 +121,7 @@ _INSTALLED_BY = {
     "onnx": "stillhouse[onnx]",
     "onnxruntime": "stillhouse[onnx]",
     "onnxscript": "stillhouse[onnx]",
+    "optuna": "stillhouse[sweep]",
     "sklearn": "scikit-learn",
 }
 
