@@ -38,6 +38,7 @@ VERBS = (
     "ingest",
     "extract",
     "distill",
+    "sweep",
     "eval",
     "report",
     "export",
