@@ -44,6 +44,9 @@ class IngestConfig(Config):
     order: Literal["hashed", "source"] = "hashed"
     """`hashed`: every block is a fair draw of the data; `source`: blocks follow the sorted keys."""
     seed: int = Field(default=0, ge=0, lt=1 << 64)
+    grow: bool = False
+    """Add to the store what the source lists and the store does not have yet. A word of its own: without it, a store
+    that has its samples never looks at the source again."""
 
     @field_validator("split")
     @classmethod
@@ -56,7 +59,7 @@ class IngestConfig(Config):
 
     def spec(self) -> dict[str, Any]:
         """What a store says that it was made from: as it was before there were subsets, where there is none."""
-        return self.model_dump(mode="json", exclude={"subset"} if self.subset is None else set())
+        return self.model_dump(mode="json", exclude={"grow", *(["subset"] if self.subset is None else [])})
 
 
 class TeacherConfig(EncoderConfig):

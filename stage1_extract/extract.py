@@ -21,6 +21,7 @@ from stillhouse.storage import layout
 from stillhouse.storage.codecs import Codec, CodeType, fit_codec, stored_type
 from stillhouse.storage.codecs.auto import Budget, Chosen, candidates, choose
 from stillhouse.storage.decode import decode
+from stillhouse.storage.extent import extend
 from stillhouse.storage.records import Record
 from stillhouse.storage.redo import noted_redo
 from stillhouse.storage.room import require_room, require_writable
@@ -84,6 +85,7 @@ def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: R
         SpecMismatchError: the store holds another teacher, or another setting of it, under that name.
         CorruptError: a view renders to other pixels than were recorded: another Pillow or damaged images.
     """
+    extend(store)
     num_units = len(store.plan.blocks_of(TRAIN)) * store.spec.num_views
     record = _codecs_record(store, config.name)
     same = record is not None and record.facts["config"] == identity(config) and store.has_teacher(config.name)

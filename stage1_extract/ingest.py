@@ -13,14 +13,16 @@ from stillhouse.core.events import Reporter
 from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
 from stillhouse.storage.decode import BadImage, decode, pixel_hash
+from stillhouse.storage.extent import commit_layout
 from stillhouse.storage.index import SampleRow
 from stillhouse.storage.redo import noted_redo
 from stillhouse.storage.room import require_room, require_writable
 from stillhouse.storage.specs import TRAIN, StoreSpec
-from stillhouse.storage.store import Store, require_spec
+from stillhouse.storage.store import Store
 from stillhouse.storage.writer import BlockSample, commit_images
 
 from .config import IngestConfig
+from .grow import add_samples, block_items, open_grown
 from .plan import plan_blocks
 from .policies import ViewPolicyConfig
 from .sources import Item, Source, open_source
@@ -46,7 +48,8 @@ def ingest(
 ) -> IngestResult:
     """Write every missing block of images; blocks that are there are left alone.
 
-    When all blocks are there the source is not opened at all.
+    A store with fewer views than are asked for grows by those. When all blocks are there the source is not opened at all,
+    unless `config.grow` asks for what it lists since.
 
     Args:
         only_noted: just the blocks that are noted to be made anew.
@@ -54,26 +57,56 @@ def ingest(
     Raises:
         DataError: the source is empty, has duplicate keys, or no readable image for training.
         SpecMismatchError: `root` holds a store of another spec or another listing.
+        BusyError: another process has begun to add other samples.
         ResourceError: the store may not be written to, or its disk has no room for the images.
     """
     spec = StoreSpec(ingest=config.spec(), views=views.model_dump(mode="json"))
-    found = _complete_store(root, spec)
-    if found is not None:
-        return ingest_result(found)
+    begun = (root / layout.PLAN).exists()
+    store = open_grown(root, spec, reporter, any_source=config.grow) if begun else None
+    if store is not None and not config.grow and not _missing(store):
+        return ingest_result(store)
     require_writable(root)
     source = open_source(config.source)
-    planned = plan_blocks(source.items(), config)
-    store = Store.create(root, spec, planned.store)
-    todo = [b for b in range(len(planned.items)) if not store.done(layout.images_unit(b))]
+    listed = source.items()
+    if store is None:
+        store = Store.create(root, spec, plan_blocks(listed, config).store)
+    commit_layout(store)
+    num_written, seconds = _write_blocks(store, source, listed, config, reporter, only_noted=only_noted)
+    if begun and config.grow and not only_noted:
+        store = add_samples(store, listed, config, reporter)
+        more, longer = _write_blocks(store, source, listed, config, reporter)
+        num_written, seconds = num_written + more, seconds + longer
+    return ingest_result(store, num_written, seconds)
+
+
+def _missing(store: Store) -> list[int]:
+    """The blocks that are still to be written."""
+    return [b for b in range(len(store.plan.blocks)) if not store.done(layout.images_unit(b))]
+
+
+def _write_blocks(
+    store: Store,
+    source: Source,
+    listed: Sequence[Item],
+    config: IngestConfig,
+    reporter: Reporter,
+    *,
+    only_noted: bool = False,
+) -> tuple[int, float]:
+    """Write the missing blocks; (how many, seconds)."""
+    todo = _missing(store)
     if only_noted:
-        todo = [b for b in todo if noted_redo(root, layout.images_unit(b)) is not None]
-    total = sum(len(planned.items[b]) for b in todo)
+        todo = [b for b in todo if noted_redo(store.root, layout.images_unit(b)) is not None]
+    if not todo:
+        return 0, 0.0
+    items_of = block_items(store, listed, config, todo)
+    total = sum(len(items_of[b]) for b in todo)
     with worker_threads(DECODE_THREADS, "decode") as pool, reporter.task("ingest", total) as task:
         for block in todo:
             were_good = _were_good(store, block)
 
             def samples(
-                items: tuple[Item, ...] = planned.items[block], were_good: set[str] = were_good
+                items: tuple[Item, ...] = items_of[block], were_good: set[str] = were_good
             ) -> Iterator[BlockSample]:
                 for sample in pool.map(lambda item: read_sample(source, item), items):
                     if sample.row.reason is not None and sample.row.key in were_good:
@@ -82,10 +115,10 @@ def ingest(
                     yield sample
 
             if block in todo[:2]:  # then there is a block to judge by
-                require_room(root, _bytes_to_write(store, todo), "ingest")
+                require_room(store.root, _bytes_to_write(store, todo), "ingest")
             commit_images(store, block, samples())
             reporter.event("block", step="ingest", block=block)
-    return ingest_result(store, len(todo), task.seconds)
+    return len(todo), task.seconds
 
 
 def _bytes_to_write(store: Store, todo: Sequence[int]) -> int:
@@ -99,20 +132,10 @@ def _bytes_to_write(store: Store, todo: Sequence[int]) -> int:
     return left * num_bytes // max(1, sum(blocks[block].num_rows for block in there))
 
 
-def _complete_store(root: Path, spec: StoreSpec) -> Store | None:
-    """The store at `root` if its spec is this one and all its images are in; else None."""
-    if not (root / layout.PLAN).exists():
-        return None
-    store = Store.open(root)
-    require_spec(root, spec)
-    done = all(store.done(layout.images_unit(b)) for b in range(len(store.plan.blocks)))
-    return store if done and store.done("layout") else None
-
-
 def _were_good(store: Store, block: int) -> set[str]:
     """Keys of a block that is made anew whose images could be used before, as far as that can be read."""
     try:
-        return {sample.key for sample in Store(store.root, store.spec, store.plan).samples(block) if not sample.reason}
+        return {sample.key for sample in store.at(len(store.growths)).samples(block) if not sample.reason}
     except CorruptError:
         return set()
 

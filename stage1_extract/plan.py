@@ -31,9 +31,7 @@ def plan_blocks(items: Sequence[Item], config: IngestConfig) -> IngestPlan:
     Raises:
         DataError: no sample is left for training, or the subset cannot be chosen.
     """
-    splits: dict[str, list[Item]] = {TRAIN: [], **{name: [] for name in config.split}}
-    for item in items:
-        splits[split_of(item.key, config)].append(item)
+    splits = _split(items, config)
     if not splits[TRAIN]:
         shares = ", ".join(f"{name} {share}" for name, share in config.split.items())
         raise DataError(
@@ -41,6 +39,22 @@ def plan_blocks(items: Sequence[Item], config: IngestConfig) -> IngestPlan:
         )
     if config.subset is not None:
         splits[TRAIN] = choose(splits[TRAIN], config.subset, config.seed)
+    return _cut(splits, config)
+
+
+def plan_added(items: Sequence[Item], config: IngestConfig) -> IngestPlan:
+    """Blocks of their own for items that come to a store later; they fall into splits as if they had been there."""
+    return _cut(_split(items, config), config)
+
+
+def _split(items: Sequence[Item], config: IngestConfig) -> dict[str, list[Item]]:
+    splits: dict[str, list[Item]] = {TRAIN: [], **{name: [] for name in config.split}}
+    for item in items:
+        splits[split_of(item.key, config)].append(item)
+    return splits
+
+
+def _cut(splits: dict[str, list[Item]], config: IngestConfig) -> IngestPlan:
     blocks: list[BlockPlan] = []
     cut: list[tuple[Item, ...]] = []
     for split, members in splits.items():

@@ -19,11 +19,12 @@ from stillhouse.core.stops import worker_threads
 from stillhouse.storage import layout
 from stillhouse.storage.commit import publish_decided
 from stillhouse.storage.decode import decode
+from stillhouse.storage.extent import commit_layout
 from stillhouse.storage.records import record_sha256
 from stillhouse.storage.redo import drop_redo, noted_redo
 from stillhouse.storage.seal import Seal, latest_seal, seal
 from stillhouse.storage.specs import StoreSpec
-from stillhouse.storage.store import Store, require_spec
+from stillhouse.storage.store import Store
 from stillhouse.storage.verify import (
     RESEAL,
     Problem,
@@ -40,6 +41,7 @@ from stillhouse.storage.writer import commit_codecs, commit_view
 
 from .config import ExtractConfig, IngestConfig, TeacherConfig
 from .extract import drawn, write_features
+from .grow import require_spec
 from .ingest import ingest
 from .policies import ViewPolicyConfig
 
@@ -85,7 +87,7 @@ def repair(plant: Plant, names: Sequence[str], reporter: Reporter) -> Repair:
     root = plant.root
     store = Store.open(root)
     spec = StoreSpec(ingest=plant.ingest.spec(), views=plant.views.model_dump(mode="json"))
-    require_spec(root, spec)
+    require_spec(store, spec)
     sealed = latest_seal(root)
     planned = planned_units(store)
     _publish_staged(store)
@@ -165,7 +167,7 @@ def _require_teachers(plant: Plant, units: Sequence[str]) -> None:
 def _make_noted(plant: Plant, reporter: Reporter) -> None:
     """The ordinary steps over what is noted, each on a store that was opened after the one before."""
     root = plant.root
-    Store.open(root).commit_layout()
+    commit_layout(Store.open(root))
     noted = [unit for unit in noted_units(root) if unit.startswith("images/")]
     if noted:
         try:

@@ -23,9 +23,9 @@ from typing import Any, Self
 from stillhouse.core.errors import CorruptError, MissingError, ResourceError
 
 from .disk import disk_errors, sync_folder, write_synced
-from .layout import STAGE, record_path
+from .layout import STAGE, record_path, staged_path
 from .records import VERIFY, ObjectEntry, Record, read_record
-from .redo import decide
+from .redo import Redo, decide, replace_record
 from .signed_json import signed_json
 
 
@@ -63,13 +63,21 @@ class Attempt:
     def add(self, path: str, chunks: Iterable[bytes | memoryview]) -> ObjectEntry:
         """Stage one object that will be published at `path`."""
         with disk_errors(self._root / path):
-            num_bytes, sha256 = write_synced(self._folder / staged_name(path), chunks)
+            num_bytes, sha256 = write_synced(self._root / staged_path(self.id, path), chunks)
         entry = ObjectEntry(path, num_bytes, sha256)
         self._objects.append(entry)
         return entry
 
-    def commit(self, facts: dict[str, Any]) -> Record:
-        """Decide and publish; returns the record that won, which may be another attempt's."""
+    def keep(self, entry: ObjectEntry) -> None:
+        """Name an object that is published already, and stays as it is."""
+        self._objects.append(entry)
+
+    def commit(self, facts: dict[str, Any], *, replacing: str | None = None) -> Record:
+        """Decide and publish; returns the record that won, which may be another attempt's.
+
+        Args:
+            replacing: sha256 of the record that this one takes the place of, if it is still the one; None: of none.
+        """
         try:
             with disk_errors(self._folder.parent):
                 sync_folder(self._folder)
@@ -84,16 +92,14 @@ class Attempt:
             "facts": facts,
             "seconds": round(time.monotonic() - self._begin, 3),
         }
-        decide(self._root, self.unit, self._objects, signed_json(body))
+        if replacing is None:
+            decide(self._root, self.unit, self._objects, signed_json(body))
+        else:
+            replace_record(self._root, Redo(self.unit, replacing, "the store grew"), self._objects, signed_json(body))
         record = publish_decided(self._root, self.unit)
         if record is None:
             raise MissingError(f"record {record_path(self.unit)} vanished", hint="is something else deleting files?")
         return record
-
-
-def staged_name(path: str) -> str:
-    """The flat file name of an object inside its attempt's folder."""
-    return path.replace("/", "__")
 
 
 def publish_decided(root: Path, unit: str) -> Record | None:
@@ -125,7 +131,7 @@ def publish(root: Path, record: Record) -> None:
     unfinished = stage.is_dir()  # then whoever renamed some of them may not have come to sync their folders
     for entry in record.objects:
         final = root / entry.path
-        staged = stage / staged_name(entry.path)
+        staged = root / staged_path(record.attempt, entry.path)
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:

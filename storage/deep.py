@@ -35,13 +35,13 @@ def deep_problems(store: Store, record: Record, on_bytes: Callable[[int], None])
     """
     try:
         match record.unit.split("/"):
-            case ["images", block]:
+            case ["images", block] if int(block) < len(store.plan.blocks):  # or it was added since the store was opened
                 yield from _images(store, record, int(block))
-            case ["views", view, block]:
+            case ["views", view, block] if int(block) < len(store.plan.blocks):
                 yield from _views(store, record, int(view), int(block))
             case ["codecs", teacher]:
                 yield from _codecs(store, record, teacher)
-            case ["features", teacher, view, block]:
+            case ["features", teacher, view, block] if int(block) < len(store.plan.blocks):
                 yield from _features(store, record, teacher, int(view), int(block))
     except CorruptError as error:
         yield Problem(record.unit, record.objects[0].path, error.message)

@@ -20,6 +20,7 @@ UNITS = f"{LOG}/units"
 SEALS = f"{LOG}/seal"
 REDO = f"{LOG}/redo"
 FORGOTTEN = f"{LOG}/forgotten"
+GROWTHS = f"{LOG}/growths"
 
 ZSTD_LEVEL = 1
 MISSING_PARAM = -(2**31)
@@ -87,6 +88,21 @@ def record_path(unit: str) -> str:
 def redo_path(unit: str) -> str:
     """The note that a unit of work is to be made anew."""
     return f"{REDO}/{unit}.json"
+
+
+def growth_path(number: int) -> str:
+    """A document that says how the store grew."""
+    return f"{GROWTHS}/{number:04d}.json"
+
+
+def kept_path(path: str, sha256: str) -> str:
+    """Where the zarr.json of an array stays as it was before the array grew."""
+    return f"{FORGOTTEN}/{path.removesuffix('.json')}.{sha256[:12]}.json"
+
+
+def staged_path(attempt: str, path: str) -> str:
+    """Where an attempt has an object, by a flat name, until it is published."""
+    return f"{STAGE}/{attempt}/{path.replace('/', '__')}"
 
 
 def images_unit(block: int) -> str:

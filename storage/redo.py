@@ -90,6 +90,16 @@ def decide(root: Path, unit: str, objects: Sequence[ObjectEntry], data: bytes) -
         create_once(root / record_path(unit), data)
 
 
+def replace_record(root: Path, redo: Redo, objects: Sequence[ObjectEntry], data: bytes) -> None:
+    """Make `data` the record of a unit, unless its record is another one by now than `redo` is about.
+
+    Without a note: the unit is decided before and after.
+    """
+    with one_at_a_time(root / REDO):
+        if record_sha256(root, redo.unit) == redo.record_sha256:
+            _supersede(root, redo, objects, data)
+
+
 def _supersede(root: Path, redo: Redo, objects: Sequence[ObjectEntry], data: bytes) -> None:
     """Put a new record in the place of the old one, which stays readable below `_log/forgotten/`."""
     path, old = root / record_path(redo.unit), None

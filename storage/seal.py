@@ -12,18 +12,25 @@ from stillhouse.core.errors import CorruptError, MissingError
 from . import foreign, layout
 from .commit import publish_decided
 from .disk import create_once, names_in, replace_file
+from .growth import RESTORE, read_growths
 from .records import ObjectEntry, Record, read_record
 from .signed_json import canonical_json, read_json, read_signed_json, signed_json
-from .store import RESTORE, Store
+from .store import Store
+from .zarr_rules import grows
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A numbered statement: these objects are the store."""
+    """A numbered statement: these objects are the store.
+
+    Args:
+        growths: how often the store had grown by then, for `Store.at`.
+    """
 
     generation: int
     content_sha256: str
     objects: tuple[ObjectEntry, ...]
+    growths: int = 0
 
     @property
     def num_objects(self) -> int:
@@ -68,18 +75,30 @@ def latest_seal(root: Path) -> Seal | None:
     Raises:
         CorruptError: the seal is not the bytes that were written.
     """
-    folder = root / layout.SEALS
-    paths = [folder / name for name in names_in(folder) if name.endswith(".json")]
-    generations = [int(path.stem) for path in paths if path.stem.isdecimal()]
-    if not generations:
-        return None
-    path = folder / _seal_name(max(generations))
+    generations = seal_generations(root)
+    return read_seal(root, generations[-1]) if generations else None
+
+
+def seal_generations(root: Path) -> list[int]:
+    """The numbers of all seals, in order."""
+    names = [name for name in names_in(root / layout.SEALS) if name.endswith(".json")]
+    return sorted(int(name[:-5]) for name in names if name[:-5].isdecimal())
+
+
+def read_seal(root: Path, generation: int) -> Seal:
+    """One seal by its number.
+
+    Raises:
+        CorruptError: the seal is not the bytes that were written.
+    """
+    path = root / layout.SEALS / _seal_name(generation)
     hint = "delete that file; the next `stillhouse extract` seals again"
     body = read_signed_json(path, hint, root=root)
     if body is None:
-        raise CorruptError(f"{folder} holds a seal of another name than {path.name}", hint=hint)
+        raise CorruptError(f"{path.parent} holds a seal of another name than {path.name}", hint=hint)
     foreign.check_seal(body, str(path))
-    return Seal(body["generation"], body["content_sha256"], tuple(ObjectEntry(*entry) for entry in body["objects"]))
+    objects = tuple(ObjectEntry(*entry) for entry in body["objects"])
+    return Seal(body["generation"], body["content_sha256"], objects, body.get("growths", 0))
 
 
 def _seal_name(generation: int) -> str:
@@ -96,6 +115,7 @@ def seal(store: Store) -> Seal:
     while True:
         last = latest_seal(root)
         found = records(root)
+        growths = len(read_growths(root))  # after the records: a growth is decided before its units
         _publish_staged(root, found)
         objects = sorted((entry for record in found for entry in record.objects), key=lambda entry: entry.path)
         digest = content_digest(objects)
@@ -104,10 +124,11 @@ def seal(store: Store) -> Seal:
             body: dict[str, Any] = {
                 "generation": generation,
                 "format_version": layout.FORMAT_VERSION,
-                "spec_sha256": store.spec.sha256(),
+                "spec_sha256": store.at(growths).spec.sha256(),
                 "content_sha256": digest,
                 "objects": [[entry.path, entry.num_bytes, entry.sha256] for entry in objects],
             }
+            body |= {"growths": growths} if growths else {}
             if not create_once(root / layout.SEALS / _seal_name(generation), signed_json(body)):
                 continue
         sealed = latest_seal(root)
@@ -131,6 +152,7 @@ def root_metadata(store: Store, sealed: Seal | None) -> bytes:
     """The bytes of the store's zarr.json: a card for people and foreign readers, made from what is written elsewhere."""
     if sealed is None:
         return canonical_json(layout.group_metadata())
+    store = store.at(sealed.growths)
     codecs = [entry.path.split("/") for entry in sealed.objects if entry.path.endswith("/codecs/zarr.json")]
     facts = {
         "store_id": store_id(store.root),
@@ -144,15 +166,31 @@ def root_metadata(store: Store, sealed: Seal | None) -> bytes:
 
 
 def _member_metadata(root: Path, sealed: Seal) -> dict[str, Any]:
-    """Every member's zarr.json by path, so that foreign readers list no folder; damaged ones are for `verify` to name."""
+    """Every member's zarr.json by path, as it was sealed, so that foreign readers list no folder.
+
+    Damaged ones are for `verify` to name.
+    """
     members = {}
     for entry in sealed.objects:
         if entry.path.endswith("/zarr.json"):
+            path = layout.kept_path(entry.path, entry.sha256) if is_kept(root, entry) else entry.path
             with contextlib.suppress(CorruptError):
                 members[entry.path.removesuffix("/zarr.json")] = read_json(
-                    root / entry.path, RESTORE, root=root, max_bytes=foreign.MAX_ARRAY_JSON_BYTES
+                    root / path, RESTORE, root=root, max_bytes=foreign.MAX_ARRAY_JSON_BYTES
                 )
     return members
+
+
+def is_kept(root: Path, entry: ObjectEntry) -> bool:
+    """True for the metadata of an array that has grown since: it stays readable as `entry` says."""
+    if not grows(entry.path.removesuffix("/zarr.json")):
+        return False
+    try:
+        path = foreign.regular_file(root, layout.kept_path(entry.path, entry.sha256))
+        data = foreign.read_capped(path, foreign.MAX_ARRAY_JSON_BYTES)
+    except CorruptError:
+        return False
+    return data is not None and hashlib.sha256(data).hexdigest() == entry.sha256
 
 
 def store_id(root: Path) -> str:

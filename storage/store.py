@@ -5,13 +5,14 @@ A reader trusts decision records only. Rows are numbered block * block_samples +
 Legend: N rows, T tokens, C codes a token, P view parameters.
 """
 
+import contextlib
 import hashlib
 import math
 import os
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,20 +24,21 @@ from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError
 
 from . import foreign, layout, zarr_rules
 from .codecs import Codec, load_codec
-from .commit import Attempt, publish_decided
+from .commit import publish_decided
 from .crc import CRC_BYTES, without_crc
 from .disk import create_once, disk_errors, names_in
+from .extent import commit_layout
 from .features import Features
+from .growth import RESTORE, Generation, Growth, extents, generations, grown, read_growths, require_begun
 from .images import ImageReader
 from .index import MAX_DECODED_BYTES, BlockIndex, decode_index
 from .records import ObjectEntry, Record, read_record
 from .redo import noted_redo
-from .signed_json import canonical_json, read_signed_json, signed_json
+from .signed_json import read_signed_json, signed_json
 from .specs import StorePlan, StoreSpec, TeacherSpec, spec_differences
 from .views import FIELDS
 
 OPEN_FILES = 256
-RESTORE = "restore it from a copy of the store"
 
 R = TypeVar("R")
 C = TypeVar("C", bound=Config)
@@ -45,8 +47,9 @@ C = TypeVar("C", bound=Config)
 class Store:
     """A store folder. Use `Store.create` or `Store.open`; safe for many threads, not across fork."""
 
-    def __init__(self, root: Path, spec: StoreSpec, plan: StorePlan) -> None:
-        self.root, self.spec, self.plan = root, spec, plan
+    def __init__(self, root: Path, spec: StoreSpec, plan: StorePlan, growths: Sequence[Growth] = ()) -> None:
+        self.root, self.begun, self.growths = root, (spec, plan), tuple(growths)
+        self.spec, self.plan = grown(spec, plan, growths)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str | int, ...], Any] = OrderedDict()
@@ -63,22 +66,22 @@ class Store:
         if taken:
             raise UsageError(f"{root} is not empty and not a store", hint="name an empty folder for the store")
         create_once(root / layout.SPEC, signed_json(spec.model_dump(mode="json")))
-        require_spec(root, spec)
+        require_begun(root, spec)
         create_once(root / layout.PLAN, signed_json(plan.model_dump(mode="json")))
         store = cls.open(root)
         if store.plan != plan:
             message = f"the source of store {root} has other samples than when the store was begun"
             raise SpecMismatchError(message, hint="give the new data a store of its own")
-        store.commit_layout()
+        commit_layout(store)
         return store
 
     @classmethod
     def open(cls, root: Path) -> "Store":
-        """Open an existing store.
+        """Open an existing store as it is now: what it grows by later is not seen.
 
         Raises:
             UsageError: there is no store at `root`.
-            MissingError, CorruptError: its spec or plan is gone or damaged.
+            MissingError, CorruptError: its spec, its plan or a growth is gone or damaged.
             SpecMismatchError: its format is another one.
         """
         spec = read_signed_json(root / layout.SPEC, RESTORE, root=root, max_bytes=foreign.MAX_SPEC_BYTES)
@@ -92,9 +95,25 @@ class Store:
         if version != layout.FORMAT_VERSION:
             message = f"store {root} has format {version}, this stillhouse reads format {layout.FORMAT_VERSION}"
             raise SpecMismatchError(message, hint="use the stillhouse that made it")
-        store = cls(root, _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN))
+        begun = _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN)
+        try:
+            store = cls(root, *begun, read_growths(root))
+        except ValueError as error:
+            raise CorruptError(f"{root / layout.GROWTHS} holds {error}", hint=RESTORE) from error
         store.check_metadata(damaged=True)
         return store
+
+    def at(self, num_growths: int) -> "Store":
+        """The store as it was after so many growths."""
+        growths = self.growths if num_growths <= len(self.growths) else read_growths(self.root)
+        if num_growths > len(growths):
+            raise MissingError(f"{self.root / layout.growth_path(num_growths)} is not there", hint=RESTORE)
+        return Store(self.root, *self.begun, growths[:num_growths])
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Its blocks, by when they were planned."""
+        return generations(self.spec, self.plan, self.growths)
 
     def check_metadata(self, *, damaged: bool = False) -> None:
         """Hold every zarr.json against the rules of `storage/zarr_rules.py`, and look for links that lead elsewhere.
@@ -110,7 +129,9 @@ class Store:
         Raises:
             CorruptError: names the file and the rule that it breaks.
         """
-        sizes = zarr_rules.Sizes(self.spec.num_views, self.plan.num_rows, self.plan.block_samples, len(FIELDS))
+        growths = read_growths(self.root)
+        *earlier, last = extents(*self.begun, growths)
+        sizes = zarr_rules.Sizes(*last, self.plan.block_samples, len(FIELDS), tuple(earlier))
         recorded: dict[str, str] = {}
         for unit in ("layout", *map(layout.codecs_unit, self._teacher_names("units/codecs"))):
             try:
@@ -120,37 +141,14 @@ class Store:
                     raise
             else:
                 recorded |= {entry.path: entry.sha256 for entry in record.objects} if record else {}
-        zarr_rules.check_tree(self.root, sizes, recorded, damaged=damaged)
+        try:
+            zarr_rules.check_tree(self.root, sizes, recorded, damaged=damaged)
+        except CorruptError:
+            if len(read_growths(self.root)) == len(growths):
+                raise
+            return self.check_metadata(damaged=damaged)  # it has grown since
         if not damaged:
             zarr_rules.check_files(self.root)
-
-    def commit_layout(self) -> None:
-        """Commit the metadata of the arrays that every store has, unless it is there."""
-        num_views, num_rows, rows = self.spec.num_views, self.plan.num_rows, self.plan.block_samples
-        params = layout.array_metadata(
-            shape=(num_views, num_rows, len(FIELDS)),
-            chunk=(1, rows, len(FIELDS)),
-            dtype="int32",
-            fill_value=layout.MISSING_PARAM,
-            dimension_names=("view", "row", "field"),
-            attributes={"fields": list(FIELDS)},
-        )
-        hashes = layout.array_metadata(
-            shape=(num_views, num_rows),
-            chunk=(1, rows),
-            dtype="uint64",
-            fill_value=layout.MISSING_HASH,
-            dimension_names=("view", "row"),
-        )
-        files = {"views": layout.group_metadata(), "features": layout.group_metadata()}
-        files |= {"views/params": params, "views/hash": hashes}
-        if not self.done("layout"):
-            with Attempt(self.root, "layout") as attempt:
-                for folder, metadata in files.items():
-                    attempt.add(f"{folder}/zarr.json", [canonical_json(metadata)])
-                attempt.commit({})
-        create_once(self.root / layout.ID, signed_json({"store_id": secrets.token_hex(16)}))
-        create_once(self.root / "zarr.json", canonical_json(layout.group_metadata()))
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
@@ -262,10 +260,21 @@ class Store:
         """A zarr.json of a unit. Who reads an array reads it too: what it says to foreign readers is what we go by."""
 
         def load() -> dict[str, Any]:
-            data = self._object(self.entry(unit, path, f"metadata {path}"), foreign.MAX_ARRAY_JSON_BYTES)
-            return dict(foreign.parse_json(data, str(self.root / path)))
+            what = f"metadata {path}"
+            entry, attempt = self.entry(unit, path, what), self.require(unit, what).attempt
+            return dict(foreign.parse_json(self._metadata_bytes(entry, attempt), str(self.root / path)))
 
         return self.cached(("metadata", path), load)
+
+    def _metadata_bytes(self, entry: ObjectEntry, attempt: str) -> bytes:
+        """The zarr.json that a record names; where an array has grown since, or is just growing, it lies elsewhere."""
+        try:
+            return self._object(entry, foreign.MAX_ARRAY_JSON_BYTES)
+        except CorruptError:
+            for place in (layout.kept_path(entry.path, entry.sha256), layout.staged_path(attempt, entry.path)):
+                with contextlib.suppress(CorruptError):
+                    return self._object(replace(entry, path=place), foreign.MAX_ARRAY_JSON_BYTES)
+            raise
 
     def _payload(self, entry: ObjectEntry, most: int, dtype: str) -> npt.NDArray[Any]:
         """The values of a chunk that is an object of its own."""
@@ -378,15 +387,6 @@ class Store:
     ) -> npt.NDArray[Any]:
         """Codes [len(rows), T, C] of rows of one block, each row verified against its crc32c."""
         return self.features(teacher, level).read(view, block, rows)
-
-
-def require_spec(root: Path, spec: StoreSpec) -> None:
-    """SpecMismatchError, naming each differing field, unless the store at `root` has exactly this spec."""
-    stored = read_signed_json(root / layout.SPEC, RESTORE, root=root, max_bytes=foreign.MAX_SPEC_BYTES)
-    differences = list(spec_differences(stored, spec.model_dump(mode="json")))
-    if differences:
-        message = f"store {root} was made from another spec: {'; '.join(differences)}"
-        raise SpecMismatchError(message, hint="undo the change, or name another folder as `store`")
 
 
 def _parse(model: type[C], value: dict[str, Any], path: Path) -> C:

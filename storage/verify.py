@@ -10,12 +10,11 @@ from pathlib import Path
 from stillhouse.core.errors import CorruptError
 
 from . import layout
-from .commit import staged_name
 from .disk import names_in
 from .foreign import regular_file
 from .records import ObjectEntry, Record, read_record, record_sha256
 from .redo import Redo, note_redo, noted_redo
-from .seal import Seal, content_digest, decided_units, latest_seal, root_metadata
+from .seal import Seal, content_digest, decided_units, is_kept, latest_seal, root_metadata
 from .specs import TRAIN
 from .store import Store
 
@@ -118,7 +117,7 @@ def _check(store: Store, record: Record, on_object: Callable[[int], None]) -> It
     for entry in record.objects:
         found = _check_object(store.root, entry)
         on_object(entry.num_bytes)
-        if found == MISSING and (store.root / layout.STAGE / record.attempt / staged_name(entry.path)).exists():
+        if found and (store.root / layout.staged_path(record.attempt, entry.path)).exists():
             yield Problem(
                 record.unit, entry.path, UNPUBLISHED, "the next `stillhouse run` with its config publishes it"
             )
@@ -200,7 +199,7 @@ def _check_seal(store: Store, last: Seal | None, objects: list[ObjectEntry], who
     """
     decided, units = set(objects), {layout.unit_of(entry.path) for entry in objects}
     for entry in last.objects if last is not None else ():
-        if entry not in decided:
+        if entry not in decided and not is_kept(store.root, entry):
             assert last is not None
             text = f"is in seal {last.generation}, but no record has it with that sha256"
             yield Problem(SEAL, entry.path, text, RESEAL if layout.unit_of(entry.path) in units else "")

@@ -98,11 +98,10 @@ def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as
 
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.ledger import Ledger
-        from stillhouse.pipeline import run_extract
+        from stillhouse.pipeline import open_for_extract, run_extract
         from stillhouse.storage.seal import latest_seal
-        from stillhouse.storage.store import Store
 
-        run_extract(pipeline, Store.open(pipeline.store_path), reporter, Ledger(Path(pipeline.out)))
+        run_extract(pipeline, open_for_extract(pipeline, reporter), reporter, Ledger(Path(pipeline.out)))
         sealed = latest_seal(pipeline.store_path)
         assert sealed is not None
         return EXIT_OK, {"store": str(pipeline.store_path), "content_sha256": sealed.content_sha256}

@@ -18,6 +18,7 @@ from stillhouse.eval.stored import StoredScores, stored_parts
 from stillhouse.eval.tasks.kinds import task_of
 from stillhouse.eval.watch import KnnWatch
 from stillhouse.stage1_extract.extract import extract
+from stillhouse.stage1_extract.grow import open_grown
 from stillhouse.stage1_extract.ingest import IngestResult, ingest, ingest_result
 from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
@@ -26,7 +27,7 @@ from stillhouse.stage2_distill.run import RESULT, DistillResult, distill, finish
 from stillhouse.stage2_distill.trainer import device_for
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
-from stillhouse.storage.specs import TRAIN
+from stillhouse.storage.specs import TRAIN, StoreSpec
 from stillhouse.storage.store import Store
 
 from .judging import Judged, judged_on, run_eval, run_stored
@@ -59,6 +60,16 @@ def run_ingest(config: PipelineConfig, reporter: Reporter, ledger: Ledger) -> tu
         how = f"`stillhouse inspect {config.store_path}` lists them"
         reporter.say(f"ingest: {counted(num, 'image')} left out, in quarantine ({reasons}); {how}")
     return store, result
+
+
+def open_for_extract(config: PipelineConfig, reporter: Reporter) -> Store:
+    """The store for the teacher pass; it grows by the views that the config asks for beyond what it has."""
+    store = Store.open(config.store_path)
+    views = config.views.model_dump(mode="json")
+    more = config.views.num > store.spec.num_views and store.spec.views == views | {"num": store.spec.num_views}
+    if not more:
+        return store
+    return open_grown(store.root, StoreSpec(ingest=store.spec.ingest, views=views), reporter)
 
 
 def run_extract(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> None:
