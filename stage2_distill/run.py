@@ -21,7 +21,7 @@ from stillhouse.storage.store import Store
 from .config import DistillConfig
 from .export.mask_token import save_mask_token
 from .export.timm import export_student, is_whole, timm_config
-from .identity import identity_of, require_same
+from .identity import growth_told, identity_of, require_same
 from .loader import Batch, Loader
 from .sitting import Sitting
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
@@ -109,7 +109,10 @@ def distill_together(
             f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
     found: dict[int, tuple[DistillResult | Left, bool]] = {}
+    if sealed is not None:
+        store = store.at(sealed.growths)  # what it grows by is read once it is sealed
     with contextlib.ExitStack() as holds:
+        holds.enter_context(growth_told(store))
         begun: dict[int, _Begun] = {}
         for place, run in enumerate(runs):
             taught = taught_by(run.config, store)  # which refuses a store without teachers

@@ -172,6 +172,22 @@ def test_two_that_add_other_samples(images: Path, monkeypatch: pytest.MonkeyPatc
     assert len(Store.open(root).growths) == 2
 
 
+def test_another_teacher_needs_no_source(images: Path) -> None:
+    root, config = images.parent / "store", tiny_ingest(images)
+    ingest(root, config, TINY_VIEWS, QUIET)
+    one, other = (
+        tiny_teacher(images.parent / "weights", name, seed=seed) for seed, name in enumerate(("one", "other"))
+    )
+    first = extract(Store.open(root), one, RUN, QUIET).seal
+    shutil.rmtree(images)
+    second = extract(Store.open(root), other, RUN, QUIET).seal
+    assert set(first.objects) < set(second.objects) and second.generation == 2 and second.growths == 0
+    ingest(root, config, THREE_VIEWS, QUIET)
+    for teacher in (one, other):
+        assert extract(Store.open(root), teacher, RUN, QUIET).num_units_written == 3
+    assert verify(Store.open(root)).problems == ()
+
+
 def test_damage_in_a_grown_store_is_mended(images: Path) -> None:
     root, config = images.parent / "store", tiny_ingest(images, split=SPLIT)
     teacher = tiny_teacher(images.parent / "weights")

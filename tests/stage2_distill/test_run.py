@@ -27,6 +27,8 @@ from stillhouse.stage2_distill.metrics import read_metrics
 from stillhouse.stage2_distill.run import DistillResult, distill
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage import layout
+from stillhouse.storage.growth import Growth, add_growth
+from stillhouse.storage.seal import latest_seal, read_seal
 from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.store import Store
 
@@ -396,6 +398,40 @@ def test_a_second_teacher_leaves_finished_runs_finished(copy_store: Callable[[],
     assert run(store, tmp_path / "named", teacher="tiny", epochs=1)[1]
     extract(store, tiny_teacher(tmp_path, "second", seed=1), ExtractConfig(device="cpu"), Reporter(quiet=True))
     assert not run(store, tmp_path / "named", teacher="tiny", epochs=1)[1]
+
+
+def grow(store: Store, num_views: int) -> Store:
+    add_growth(store.root, len(store.growths) + 1, Growth(views=num_views))
+    return Store.open(store.root)
+
+
+def extract_again(store: Store, folder: Path) -> None:
+    extract(store, tiny_teacher(folder / "weights"), ExtractConfig(device="cpu"), Reporter(quiet=True))
+
+
+def test_a_run_on_a_store_that_grew_is_another_run(
+    copy_store: Callable[[], Store], undisturbed: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    store = grow(copy_store(), 3)
+    assert not run(store, undisturbed)[1]  # nobody has sealed more views
+    extract_again(store, tmp_path)
+    told = r"was trained on store .*/store as it was by seal 1, 2 views of 28 images; the store has grown to 3 views of 28 "
+    for folder in (undisturbed, unfinished):
+        with pytest.raises(SpecMismatchError, match=rf"run {folder} {told}.*name the new run otherwise"):
+            run(store, folder)
+    result, _ = run(Store.open(store.root), tmp_path / "grown", epochs=1)
+    assert result.trained_on_sha256 != json.loads((undisturbed / "result.json").read_text())["trained_on_sha256"]
+
+
+def test_views_that_nobody_has_sealed_are_not_trained_on(copy_store: Callable[[], Store], tmp_path: Path) -> None:
+    """Another team is growing the store: some of its views are there and no reader sees them."""
+    store = grow(copy_store(), 3)
+    result, worked = run(store, tmp_path / "run", epochs=3)
+    assert worked
+    extract_again(store, tmp_path)
+    sealed = latest_seal(store.root)
+    assert sealed is not None and (sealed.growths, sealed.content_sha256 == result.store_sha256) == (1, False)
+    assert read_seal(store.root, 1).content_sha256 == result.store_sha256
 
 
 def test_neither_teacher_nor_images_nor_network_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
