@@ -153,6 +153,21 @@ def build_encoder(config: EncoderConfig, *, image_size: int | None = None, class
     return encoder.eval().requires_grad_(False)
 
 
+def sketch_encoder(config: EncoderConfig, *, image_size: int | None = None, classifier: bool = False) -> Encoder:
+    """The encoder of a config without weights and without memory for them (torch's meta device): it gives shapes alone.
+
+    Raises:
+        UsageError: unknown model.
+    """
+    family = FAMILIES.get(config.keys)
+    args = {**(family.model_args if family else {}), **_arguments(config, image_size)}
+    if not classifier:
+        args["num_classes"] = 0
+    with torch.device("meta"):
+        model = create_timm(config.model, pretrained=False, **args)
+    return Encoder(model, config.model, family).eval().requires_grad_(False)
+
+
 def _of_timm(config: EncoderConfig, image_size: int | None) -> Encoder:
     """Released weights, or a file's that has the model's own names."""
     args, positions = _arguments(config, image_size), None
