@@ -48,6 +48,7 @@ VERBS = (
     "gc",
     "models",
     "doctor",
+    "plan",
 )
 
 
@@ -80,6 +81,7 @@ def test_options_are_few_and_known() -> None:
         found |= {f"{verb} {option}" for parameter in its.params for option in parameter.opts if option[:1] == "-"}
     known = {"--version", "run --seeds", "distill --seeds", "eval --seeds", "eval --stored", "models --pretrained"}
     known |= {"report --seeds"}
+    known |= {f"plan --{name}" for name in ("samples", "price", "students", "seconds", "paper", "tflops")}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}

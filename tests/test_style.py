@@ -20,6 +20,7 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 EXCEPTIONS: Mapping[str, str] = {
     # "folder/file.py" or "folder/file.py:function": why this one is longer or wider
+    "src/stillhouse/cli.py:plan_verb": "its parameters are the options of the verb",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillhouse import __version__
-from stillhouse.core.errors import (
-    EXIT_OK,
-    EXIT_QUARANTINED,
-    UsageError,
-)
+from stillhouse.core.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
 
 from .guarded import guarded
 
@@ -75,6 +71,35 @@ def run_verb(
         return code, {**summary.as_json(result.judged), "report": str(report), "nothing_to_do": idle}
 
     _with_config(config, overrides, as_json, body)
+
+
+@app.command("plan")
+def plan_verb(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Assume so many samples.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of an hour of the device.")] = None,
+    students: Annotated[int, typer.Option(min=1, help="Trained from the store.")] = 1,
+    seconds: Annotated[float, typer.Option(min=1, help="That the probe may take, loading apart.")] = 30.0,
+    paper: Annotated[bool, typer.Option("--paper", help="Run nothing: count operations, at --tflops.")] = False,
+    tflops: Annotated[float, typer.Option(min=0.001, help="What the device really does, in 10^12 a second.")] = 400.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a pipeline is going to take before any of it: bytes, objects, hours, cost. A probe of half a minute."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import plan_verb
+        from stillhouse.core.config import load_config
+        from stillhouse.pipeline_config import PipelineConfig
+
+        pipeline, rate = load_config(PipelineConfig, config, overrides or []), tflops if paper else None
+        question = plan_verb.Question(samples, price, students, seconds, rate)
+        plan = plan_verb.make_plan(pipeline, question, reporter)
+        if not as_json:
+            plan_verb.print_plan(plan)
+        return EXIT_OK, plan_verb.as_json(plan)
+
+    guarded(as_json, body)
 
 
 @app.command("ingest")

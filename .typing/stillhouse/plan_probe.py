@@ -1,0 +1,1 @@
+../../src/stillhouse/plan_probe.py

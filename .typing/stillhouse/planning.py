@@ -1,0 +1,1 @@
+../../src/stillhouse/planning.py
