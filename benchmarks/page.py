@@ -26,6 +26,8 @@ def section(theme: str, result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = [f"## {theme}", "", f"{result['date']}, {machine['cores']} cores, {machine['processor']}."]
     for title, table in result["tables"].items():
+        if isinstance(table, list):  # lines over time, kept in the file alone
+            continue
         columns = list(dict.fromkeys(column for row in table.values() for column in row))
         lines += ["", f"**{title}**", "", f"| | {' | '.join(column.replace('_', ' ') for column in columns)} |"]
         lines += [f"| --- |{' ---: |' * len(columns)}"]
