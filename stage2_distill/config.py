@@ -91,7 +91,8 @@ class DistillConfig(Config):
     ema: float = Field(default=0.99996, ge=0, lt=1)
     """Decay of the averaged student that is saved beside the raw one; 0: none."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the student's forward pass; `fp16` scales its gradients, and needs a GPU."""
+    """Of the student's passes, its weights are float32. `bf16`: on a copy in half precision (half.py), or by autocast where it
+    has running statistics. `fp16`: autocast, scales gradients, and needs a GPU."""
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     device: str = "auto"
     threads: int = Field(default=2, ge=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.core import rng
+from stillhouse.core.attention import prefer_products
 from stillhouse.core.encoders import normalise, pick_device
 from stillhouse.core.errors import DivergedError, UsageError
 from stillhouse.storage.specs import Preprocessing
@@ -19,6 +20,7 @@ from stillhouse.storage.store import Store
 
 from .checkpoint import Checkpoint
 from .config import DistillConfig
+from .half import Half, can_be_halved
 from .loader import Batch
 from .losses import TeacherLoss
 from .masking import draw_masks
@@ -54,6 +56,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         target = lead_of(taught).spec.levels.get("patch")
         self.student = build_student(config.student, target, view_size=store.spec.view_size).to(self.device)
+        half = AUTOCAST.get(config.precision, torch.float32)
+        prefer_products(self.student, num_tokens=self._num_patches, dtype=half, device=self.device)
+        self._half = Half(self.student, half) if half == torch.bfloat16 and can_be_halved(self.student) else None
         self._masks = any("patch" in one.weights for one in taught)
         if self._masks:
             self._require_masks()
@@ -109,9 +114,13 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
         torch.manual_seed(rng.block(rng.seed_bytes(self.config.seed), "", self.step, "dropout")[0])
+        if self._half is not None:
+            self._half.refresh()
         losses = self._losses(batch)
         self.optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+        if self._half is not None:
+            self._half.hand_over()
         self._scaler.step(self.optimiser)
         self._scaler.update()
         self._update_ema()
@@ -130,7 +139,9 @@ class Trainer:
         pixels = normalise(batch.pixels_BSSC, self._pixels.mean, self._pixels.std, self.device)
         half = AUTOCAST.get(self.config.precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            tokens = self.student(pixels, mask_MT)
+            tokens = (
+                self.student(pixels, mask_MT) if self._half is None else self._half.module(pixels.to(half), mask_MT)
+            )
             predictions = [loss.predict(tokens) for loss in self.losses]
         losses: dict[str, Tensor] = {}
         for loss, predicted in zip(self.losses, predictions, strict=True):

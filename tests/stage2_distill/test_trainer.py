@@ -173,6 +173,21 @@ def test_bf16_is_near_fp32(sealed_store: Store) -> None:
     assert floats(half.train_step(batch)) == pytest.approx(floats(exact.train_step(batch)), rel=0.05)
 
 
+def test_bf16_trains_float32_masters_as_fp32_does(sealed_store: Store) -> None:
+    """What is kept, averaged and exported is float32, and learns at the same pace."""
+    exact, half = make(sealed_store), make(sealed_store, precision="bf16", ema=0.9)
+    assert half._half is not None and exact._half is None
+    curves = []
+    for trainer in (exact, half):
+        found = [floats(trainer.train_step(batch))["total"] for batch in batches(sealed_store, trainer) * 4]
+        curves.append(found)
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
+    assert curves[1][-1] < curves[1][0]
+    assert {weight.dtype for weight in (*half.student_weights().values(), *half.ema_weights().values())} == {
+        torch.float32
+    }
+
+
 def test_a_step_is_that_of_two_full_passes(sealed_store: Store) -> None:
     """Proteus runs its masked pass over the whole batch: the same losses, and gradients of every weight."""
     trainer = make(sealed_store)

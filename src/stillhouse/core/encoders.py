@@ -228,7 +228,7 @@ def _pooling(model: Any) -> list[str]:
     return [f"its cls is the model's own pooling ({pool}); model_args: {{global_pool: token}} gives its cls token"]
 
 
-def create_timm(name: str, **args: Any) -> Any:
+def create_timm(name: str, /, **args: Any) -> Any:
     """`timm.create_model` with one clear line for an unknown name, and for weights that cannot be had; or a factory's."""
     require_model(name)
     try:
