@@ -205,3 +205,14 @@ def test_one_sweep_at_a_time(config: Path, own: Path) -> None:
     with only_process_in(own / "sweeps/sweep"):
         ended = run_here("sweep", config)
     assert ended.status == 5 and "another process is at work" in ended.last
+
+
+def test_a_store_that_grew_wants_another_sweep(config: Path) -> None:
+    again_with(config, {"space": {"distill.lr": [1e-3]}})
+    assert run_here("sweep", config).status == 0
+    for verb in ("ingest", "extract"):
+        assert run_here(verb, config, "views.num=3").status == 0
+    ended = run_here("sweep", config, "views.num=3")
+    assert ended.status == 3 and "the store has grown to 3 views" in ended.last
+    assert "name the new sweep otherwise (sweep.name)" in ended.last
+    assert run_here("sweep", config, "views.num=3", "sweep.name=grown").status == 0

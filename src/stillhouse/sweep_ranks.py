@@ -97,6 +97,8 @@ class Swept:
 
 def ranked(swept: Swept, trials: Mapping[int, Trial], found: Mapping[int, Sequence[Outcome]]) -> Swept:
     """The sweep with what was found of each trial by now."""
-    rows = [Ranked(trials[number], tuple(outcomes)) for number, outcomes in found.items()]
+    rows = [
+        Ranked(trials[number], tuple(sorted(outcomes, key=lambda one: one.seed))) for number, outcomes in found.items()
+    ]
     rows.sort(key=lambda one: (one.score is None, -(one.score or 0.0), one.trial.number))
     return replace(swept, trials=tuple(rows))

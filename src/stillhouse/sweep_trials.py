@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stillhouse.core.config import config_digest
 from stillhouse.core.encoders import Encoder
-from stillhouse.core.errors import DivergedError, UsageError
+from stillhouse.core.errors import DivergedError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.eval.run import Evaluation
@@ -131,6 +131,7 @@ class Bench:
 
         Raises:
             UsageError: a student cannot be had; the message begins with its trial.
+            SpecMismatchError: a student of this sweep was trained on what the store was before it grew.
         """
         watch: Watch | None = self._watch
         if self._watch is not None and enough is not None:
@@ -141,6 +142,9 @@ class Bench:
         except UsageError as error:
             trials = " and ".join(sorted({" ".join(job.trial.overrides) for job in jobs}))
             raise UsageError(f"{trials}: {error.message}", hint=error.hint) from error
+        except SpecMismatchError as error:  # a folder's name tells all of a student but what it was trained on
+            hint = "name the new sweep otherwise (sweep.name), or remove the folder"
+            raise SpecMismatchError(error.message, hint=hint) from error
         return [self._outcome(job, *each) for job, each in zip(jobs, found, strict=True)]
 
     def _outcome(self, job: Job, result: DistillResult | Left, worked: bool) -> Outcome:

@@ -6,7 +6,7 @@ in a folder of its own, so a sweep that was stopped goes on where it was.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from stillhouse.core.errors import ResourceError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.identity import MEANS, identity_of
-from stillhouse.stage2_distill.sweep.config import Range
+from stillhouse.stage2_distill.sweep.config import LOCAL, Range
 from stillhouse.stage2_distill.sweep.space import Trial, edges, grid
 from stillhouse.stage2_distill.sweep.study import Study
 from stillhouse.stage2_distill.teachers import lead_of, taught_by
@@ -54,8 +54,7 @@ def sweep(pipeline: PipelineConfig, variant: Variant, reporter: Reporter) -> Swe
         score = bench.teacher_score(teacher) if asked.teacher else None
         swept = Swept(asked, folder, pipeline.eval.metric, bench.evaluation.config.test, score, ())
         trials, found = dict[int, Trial](), dict[int, list[Outcome]]()
-        for group in groups:
-            outcomes = bench.run(group)
+        for group, outcomes in held.enter_context(contextlib.closing(_outcomes(groups, pipeline, bench, reporter))):
             for job, outcome in zip(group.jobs, outcomes, strict=False):  # what is pruned has no further seeds
                 trials[outcome.trial] = job.trial
                 found.setdefault(outcome.trial, []).append(outcome)
@@ -78,6 +77,19 @@ def _read_all(pipeline: PipelineConfig, variant: Variant) -> DistillConfig:
     points = [trial.values for trial in grid(values)] if study is None else edges(values)
     first, *_ = [variant(Trial(0, point).overrides).distill for point in points]
     return first
+
+
+def _outcomes(
+    groups: Iterator[Group], pipeline: PipelineConfig, bench: Bench, reporter: Reporter
+) -> Generator[tuple[Group, list[Outcome]]]:
+    """What comes of each group, in the order in which they end."""
+    asked = sweep_of(pipeline)
+    if asked.cluster == LOCAL and asked.workers == 1:
+        yield from ((group, bench.run(group)) for group in groups)
+    else:
+        from .sweep_workers import on_workers
+
+        yield from on_workers(groups, pipeline, reporter)
 
 
 def _grid_groups(pipeline: PipelineConfig, variant: Variant) -> list[Group]:

@@ -1,5 +1,6 @@
 """The section `sweep` of a pipeline: which settings of `distill` are varied, and how the students are trained."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,7 @@ from stillhouse.storage import layout
 from .space import text_of
 
 SECTION = "distill"
+LOCAL = "local"
 
 
 class Range(Config):
@@ -70,6 +72,10 @@ class SweepConfig(Config):
     """Also judge the teacher, for the share that each student kept; false where its weights are not at hand."""
     together: int = Field(default=1, ge=1)
     """Students trained beside each other in one process, which share each batch if they want the same ones."""
+    workers: int = Field(default=1, ge=1)
+    """Processes on this machine that train at the same time, over its GPUs in turn; 1: this process, one after the other."""
+    cluster: str = LOCAL
+    """`local`, or the address of a Dask scheduler, e.g. `tcp://10.0.0.1:8786`, whose workers see store and output at the same paths."""
 
     @field_validator("space", mode="before")
     @classmethod
@@ -109,6 +115,11 @@ class SweepConfig(Config):
             raise ValueError(f"{ranges[0]} is a range, which only a study draws from; list its values, or set `study`")
         if self.study is not None and self.together > 1:
             raise ValueError("a study draws a trial by those before it; `together` is for grids")
+        elsewhere = re.fullmatch(r"(tcp|tls|ucx)://\S+:\d+", self.cluster) is not None
+        if self.cluster != LOCAL and not elsewhere:
+            raise ValueError(f"cluster must be local or an address as tcp://host:port; got {self.cluster!r}")
+        if elsewhere and self.workers > 1:
+            raise ValueError(f"the scheduler at {self.cluster} has workers of its own; leave `workers` out")
         return self
 
 
