@@ -40,10 +40,11 @@ from stillhouse.storage.views import render, view_hash
 from stillhouse.storage.writer import commit_codecs, commit_view
 
 from .config import ExtractConfig, IngestConfig, TeacherConfig
-from .extract import drawn, write_features
+from .extract import write_features
 from .grow import require_spec
 from .ingest import ingest
 from .policies import ViewPolicyConfig
+from .units import drawn
 
 
 @dataclass(frozen=True, slots=True)

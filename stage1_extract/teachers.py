@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from stillhouse.core.encoders import (
     STATISTICS,
@@ -23,6 +24,40 @@ from stillhouse.storage.specs import LevelSpec, Preprocessing, TeacherSpec
 from .config import TeacherConfig
 from .levels import LOGITS, Level, levels_of
 
+Pixels = npt.NDArray[np.uint8]
+
+
+class Asked:
+    """What a teacher was asked, on its way from the device: float32 [B, T, D] a level.
+
+    The teacher may be asked more before this has come. Where that is a GPU, `came` is when it has, and `pixels` must stay
+    until then.
+    """
+
+    def __init__(
+        self, teacher: str, levels: Mapping[str, Tensor], came: torch.cuda.Event | None = None, pixels: Any = None
+    ) -> None:
+        self._teacher, self._levels, self._came, self._pixels = teacher, levels, came, pixels
+        self._found: dict[str, npt.NDArray[np.float32]] | None = None
+
+    def tokens(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Wait for the tokens.
+
+        Raises:
+            DataError: a feature is NaN or infinite.
+        """
+        if self._found is not None:
+            return self._found
+        if self._came is not None:
+            self._came.synchronize()
+        found = {name: _array(tensor) for name, tensor in self._levels.items()}
+        for level, array in found.items():
+            if not np.isfinite(array).all():
+                message = f"teacher {self._teacher} gives {level} features that are not finite"
+                raise DataError(message, hint="use precision: fp32, or another image_size")
+        self._found, self._levels, self._came, self._pixels = found, {}, None, None
+        return found
+
 
 class Teacher:
     """A frozen encoder on a device: uint8 views in, float32 tokens of each level out."""
@@ -36,12 +71,14 @@ class Teacher:
         mean, std = STATISTICS.get(config.statistics) or default_statistics(self.encoder)
         self.preprocessing = Preprocessing(mean=config.mean or mean, std=config.std or std, size=size)
         self.config = config
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.spec = self._describe()
 
     def _describe(self) -> TeacherSpec:
-        size = self.preprocessing.size
-        levels = self._levels(np.zeros((1, size, size, 3), np.uint8))
-        self._arrays(levels)  # a teacher that gives no numbers is refused before any work
+        pixels = self.empty_pixels(1)
+        pixels[:] = 0
+        levels = self._levels(pixels)
+        self._fetched(levels, pixels).tokens()  # a teacher that gives no numbers is refused before any work
         described = {
             name: LevelSpec(num_tokens=level.tokens_BTD.shape[1], dim=level.tokens_BTD.shape[2], grid=level.grid)
             for name, level in levels.items()
@@ -58,30 +95,48 @@ class Teacher:
             notice=self.config.notice,
         )
 
-    def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    def empty_pixels(self, num: int) -> Pixels:
+        """uint8 [num, size, size, 3] for the teacher to see, in memory that its device copies from without waiting."""
+        size = self.preprocessing.size
+        pinned = self.device.type == "cuda" and num > 0
+        pixels: Pixels = torch.empty((num, size, size, 3), dtype=torch.uint8, pin_memory=pinned).numpy()
+        return pixels
+
+    def __call__(self, pixels_BHWC: Pixels) -> dict[str, npt.NDArray[np.float32]]:
         """float32 tokens per level [B, T, D], as levels.py says, of uint8 views of any size.
 
         Raises:
             DataError: a feature is NaN or infinite.
         """
-        return self._arrays(self._levels(pixels_BHWC))
+        return self.ask(resize_pixels(pixels_BHWC, self.preprocessing.size)).tokens()
 
-    def _arrays(self, levels: Mapping[str, Level]) -> dict[str, npt.NDArray[np.float32]]:
-        found = {name: _array(level.tokens_BTD) for name, level in levels.items()}
-        for level, array in found.items():
-            if not np.isfinite(array).all():
-                message = f"teacher {self.config.name} gives {level} features that are not finite"
-                raise DataError(message, hint="use precision: fp32, or another image_size")
-        return found
+    def ask(self, pixels_BHWC: Pixels) -> Asked:
+        """Begin to look at uint8 views of the teacher's size; on a GPU this does not wait for the answer."""
+        return self._fetched(self._levels(pixels_BHWC), pixels_BHWC)
 
-    def _levels(self, pixels_BHWC: npt.NDArray[np.uint8]) -> dict[str, Level]:
-        pixels = resize_pixels(pixels_BHWC, self.preprocessing.size)
-        x_BCHW = normalise(pixels, self.preprocessing.mean, self.preprocessing.std, self.device)
+    def _fetched(self, levels: Mapping[str, Level], pixels_BHWC: Pixels) -> Asked:
+        """Send tokens on their way to the CPU, beside what the device does next."""
+        tensors = {name: level.tokens_BTD for name, level in levels.items()}
+        if self._copies is None:
+            return Asked(self.config.name, tensors)
+        found: dict[str, Tensor] = {}
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            for name, tensor in tensors.items():
+                found[name] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+                found[name].copy_(tensor.float(), non_blocking=True)
+                tensor.record_stream(self._copies)
+            came = torch.cuda.Event()
+            came.record(self._copies)
+        return Asked(self.config.name, found, came, pixels_BHWC)
+
+    def _levels(self, pixels_BHWC: Pixels) -> dict[str, Level]:
+        x_BCHW = normalise(pixels_BHWC, self.preprocessing.mean, self.preprocessing.std, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
         with torch.inference_mode(), autocast:
             return levels_of(self.encoder, x_BCHW, self.config.levels)
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
     array: npt.NDArray[Any] = tensor.float().cpu().contiguous().numpy()
     return array

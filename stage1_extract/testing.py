@@ -19,7 +19,8 @@ from stillhouse.storage.store import Store
 from stillhouse.storage.writer import commit_codecs, commit_features
 
 from .config import ExtractConfig, IngestConfig, TeacherConfig
-from .extract import channel_statistics, extract
+from .extract import extract
+from .fitting import channel_statistics
 from .ingest import ingest
 from .policies import ViewPolicyConfig
 from .sources import FolderSource

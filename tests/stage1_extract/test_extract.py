@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from stillhouse.core.encoders import build_encoder
 from stillhouse.core.errors import CorruptError, DataError, SpecMismatchError
 from stillhouse.core.events import Reporter
-from stillhouse.stage1_extract import extract as module
-from stillhouse.stage1_extract import teachers
+from stillhouse.stage1_extract import fitting, teachers
+from stillhouse.stage1_extract import units as module
 from stillhouse.stage1_extract.config import ExtractConfig, TeacherConfig
-from stillhouse.stage1_extract.extract import ExtractResult, channel_statistics, extract
+from stillhouse.stage1_extract.extract import ExtractResult, extract
+from stillhouse.stage1_extract.fitting import channel_statistics
 from stillhouse.stage1_extract.ingest import ingest
 from stillhouse.stage1_extract.policies import draw, draw_many
 from stillhouse.stage1_extract.testing import (
@@ -208,7 +209,7 @@ def test_what_the_codecs_are_fitted_on_is_not_asked_for_twice(
         return array(tensor)
 
     monkeypatch.setattr(teachers, "_array", counting)
-    monkeypatch.setattr(module, "FIT_ROWS", 7)
+    monkeypatch.setattr(fitting, "FIT_ROWS", 7)
     run(fresh, teacher.model_copy(update={"batch": 4}))
     good = sum(len(fresh.good_rows(block)) for block in range(3))
     assert calls == 2 * (1 + 2 * good)  # levels, the spec's image, views
@@ -262,7 +263,8 @@ def test_a_stop_between_units_goes_on_to_the_same_seal(
     with pytest.raises(Stop):
         run(fresh, teacher, Stopping(units))
     result = run(Store.open(fresh.root), teacher, threads=1)
-    assert (result.num_units_written, result.num_units_found) == (6 - units, units)
+    assert result.num_units_written + result.num_units_found == 6
+    assert result.num_units_found in (units, units + 1)  # one may be written while the one before it is told of
     assert result.seal.content_sha256 == digest(whole, teacher)
 
 
@@ -335,7 +337,7 @@ def test_the_same_weights_from_another_file_are_the_same_teacher(
 def test_features_that_are_not_finite_stop_the_unit(
     fresh: Store, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch, codec: str, value: float
 ) -> None:
-    """The teacher is sound when it is loaded; one image of the second unit makes it fail."""
+    """The teacher is sound when it is loaded; one image of a unit of view 1 makes it fail."""
     array, calls = teachers._array, 0
 
     def failing(tensor: torch.Tensor) -> NDArray[np.float32]:
@@ -343,7 +345,7 @@ def test_features_that_are_not_finite_stop_the_unit(
         calls += 1
         found = array(tensor).copy()
         if calls == 10:  # two levels each: the spec, the codec's sample of three blocks, and the patches of view 1
-            found[2, 1, 0] = value
+            found[-1, 1, 0] = value
         return found
 
     monkeypatch.setattr(teachers, "_array", failing)
@@ -351,7 +353,7 @@ def test_features_that_are_not_finite_stop_the_unit(
     with pytest.raises(DataError, match=r"teacher tiny gives patch features that are not finite; use precision: fp32"):
         run(fresh, config)
     features = [record.unit for record in records(fresh.root) if record.unit.startswith("features/")]
-    assert features == [layout.features_unit("tiny", 0, 0)]
+    assert features == [layout.features_unit("tiny", 0, block) for block in range(3)]
 
 
 def test_changed_pixels_are_refused_and_the_sample_named(
@@ -440,8 +442,8 @@ def test_progress_counts_images(fresh: Store, teacher: TeacherConfig, make_event
     result = run(fresh, teacher, reporter)
     assert result.num_images == 34
     found = events()
-    assert [(e["view"], e["block"]) for e in found if e["event"] == "block"] == [
-        (view, block) for block in range(3) for view in range(2)
+    assert sorted((e["block"], e["view"]) for e in found if e["event"] == "block") == [
+        (block, view) for block in range(3) for view in range(2)
     ]
     assert found[-1] | {"time": 0, "seconds": 0} == {
         "time": 0,

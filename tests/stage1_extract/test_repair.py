@@ -9,9 +9,8 @@ import pytest
 
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, UsageError
 from stillhouse.core.events import Reporter
-from stillhouse.stage1_extract import extract as extract_module
+from stillhouse.stage1_extract import fitting, teachers
 from stillhouse.stage1_extract import ingest as ingest_module
-from stillhouse.stage1_extract import teachers
 from stillhouse.stage1_extract.config import ExtractConfig
 from stillhouse.stage1_extract.extract import extract, write_features
 from stillhouse.stage1_extract.ingest import ingest
@@ -226,7 +225,7 @@ def test_a_codec_that_comes_out_otherwise_takes_its_features_along(
 ) -> None:
     """Another machine fits another scale: codes of the old one would decode to other tokens."""
     before = sha256(plant)
-    monkeypatch.setattr(extract_module, "fit_codec", lambda name, tokens, grid: fit_codec(name, tokens * 1.001, grid))
+    monkeypatch.setattr(fitting, "fit_codec", lambda name, tokens, grid: fit_codec(name, tokens * 1.001, grid))
     damage(plant, "features/small/codecs/patch/scale/c/0")
     done = repair(plant, [], QUIET)
     features = {f"features/small/{view:03d}/{block:06d}" for view in (0, 1) for block in (0, 1, 2)}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stillhouse.core.errors import DataError, UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.stage1_extract.config import TeacherConfig
-from stillhouse.stage1_extract.extract import identity
+from stillhouse.stage1_extract.fitting import identity
 from stillhouse.stage1_extract.teachers import Teacher
 from stillhouse.stage1_extract.testing import TeacherTests, tiny_teacher
 
