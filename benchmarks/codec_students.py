@@ -38,7 +38,7 @@ from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import Subject
-from stillhouse.stage1_extract.extract import undecided
+from stillhouse.stage1_extract.remaining import undecided
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.identity import MEANS
 from stillhouse.stage2_distill.loader import Loader, Pixels

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.stage1_extract.extract import channel_statistics, undecided
+from stillhouse.stage1_extract.fitting import channel_statistics
+from stillhouse.stage1_extract.remaining import undecided
 from stillhouse.storage import layout
 from stillhouse.storage.codecs import Codec, Tokens, fit_codec
 from stillhouse.storage.codecs.distortion import measure

@@ -1,5 +1,6 @@
 """The sections `ingest` and `teachers` of a pipeline."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -136,9 +137,49 @@ class TeacherConfig(EncoderConfig):
         return Budget(self.bytes_per_token, self.max_nmse) if self.codec == AUTO else None
 
 
+LOCAL, SLURM = "local", "slurm"
+
+
+class SlurmConfig(Config):
+    """What a job of one worker asks SLURM for; passed to `dask_jobqueue.SLURMCluster`."""
+
+    cores: int = Field(default=8, ge=1)
+    memory: str = "64GB"
+    walltime: str = "04:00:00"
+    queue: str | None = None
+    account: str | None = None
+    directives: tuple[str, ...] = ("--gres=gpu:1",)
+    """More lines of `#SBATCH`."""
+    prologue: tuple[str, ...] = ()
+    """Lines that the job runs before its worker, e.g. `module load cuda`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Whatever else `SLURMCluster` takes, e.g. `{interface: ib0}`."""
+
+
 class ExtractConfig(Config):
     """How the teacher pass runs. Nothing here changes what is stored."""
 
     device: str = "auto"
     threads: int = Field(default=2, ge=1)
-    """Threads that decode and render images."""
+    """Threads of each worker that decode and render images."""
+    cluster: str = LOCAL
+    """`local`; the address of a Dask scheduler, e.g. `tcp://10.0.0.1:8786`; or `slurm`."""
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes, each with a teacher of its own. `auto`: one for each GPU, or one; for slurm, one job."""
+    slurm: SlurmConfig = SlurmConfig()
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, workers: int | str) -> int | str:
+        if isinstance(workers, int) and workers < 1:
+            raise ValueError(f"workers must be 1 or more, or auto; got {workers}")
+        return workers
+
+    @model_validator(mode="after")
+    def _known_cluster(self) -> "ExtractConfig":
+        elsewhere = re.fullmatch(r"(tcp|tls|ucx)://\S+:\d+", self.cluster) is not None
+        if self.cluster not in (LOCAL, SLURM) and not elsewhere:
+            raise ValueError(f"cluster must be local, slurm or an address as tcp://host:port; got {self.cluster!r}")
+        if elsewhere and self.workers != "auto":
+            raise ValueError(f"the scheduler at {self.cluster} has workers of its own; leave `workers` out")
+        return self

