@@ -21,7 +21,8 @@ from stillhouse.stage1_extract.levels import LOGITS, Level, levels_of
 from stillhouse.stage1_extract.policies import draw
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.students import Student, build_student
-from stillhouse.storage.codecs import Codec, fit_codec, pack, stored_type
+from stillhouse.storage.codecs import LOOK_AT_NEIGHBOURS, Codec, fit_codec, pack, stored_type
+from stillhouse.storage.codecs.ecsq import BITS
 from stillhouse.storage.decode import decode
 from stillhouse.storage.specs import LevelSpec
 from stillhouse.storage.views import render
@@ -33,7 +34,6 @@ IMAGE_BYTES, IMAGE_SIZE = 110_000, (400, 350)
 """An image of ImageNet's, about: its file, and pixels across and down."""
 INDEX_FILE, INDEX_ROW, RECORD_BYTES = 4500, 75, 900
 BEGIN_S, START_S = 60.0, 10.0
-FIT_VIEWS = 2048
 BACKWARD = 3
 """Operations of a step over those of its forward pass."""
 RENDERED = 16
@@ -79,7 +79,12 @@ def codes_bytes(codec: Codec, num_tokens: int) -> int | None:
 
 
 def level_on_paper(choice: str, spec: LevelSpec) -> LevelFacts:
-    """Bytes of a level's rows: as the codec has them, or as Gaussian tokens come out of it where rows differ."""
+    """Bytes of a level's rows: as the codec has them, by the rate it is asked for, or as Gaussian tokens come out of it."""
+    name, _, rate = choice.partition(":")
+    if name in LOOK_AT_NEIGHBOURS:
+        bits = float(rate) if rate else BITS
+        row = Number(spec.num_tokens * spec.dim * bits / 8, "assumed", f"{bits:g} bits a dimension, as asked for")
+        return LevelFacts(spec.num_tokens, spec.dim, choice, row, axes_bytes(spec.dim))
     random = np.random.Generator(np.random.PCG64(0))
     tokens = random.standard_normal((max(8, 2048 // spec.num_tokens), spec.num_tokens, spec.dim), np.float32)
     codec = fit_codec(choice, tokens, spec.grid)
@@ -94,6 +99,11 @@ def level_on_paper(choice: str, spec: LevelSpec) -> LevelFacts:
     return LevelFacts(spec.num_tokens, spec.dim, choice, row, arrays + 8 * spec.dim)
 
 
+def axes_bytes(dim: int) -> int:
+    """Of the widest parameters that a codec has: principal axes, a mean, statistics."""
+    return 4 * dim * (dim + 3)
+
+
 def teacher_on_paper(config: TeacherConfig, sketch: Sketch) -> dict[str, LevelFacts]:
     """The levels of a teacher; `auto` by its budget, or as fp16 where that is an error."""
     if config.budget is None:
@@ -104,7 +114,7 @@ def teacher_on_paper(config: TeacherConfig, sketch: Sketch) -> dict[str, LevelFa
             row = Number(2 * spec.num_tokens * spec.dim, "assumed", "auto keeps an error: at most fp16")
         else:
             row = Number(most * spec.num_tokens, "assumed", "auto keeps to its budget")
-        found[name] = LevelFacts(spec.num_tokens, spec.dim, "auto", row, 4 * spec.dim * (spec.dim + 2))
+        found[name] = LevelFacts(spec.num_tokens, spec.dim, "auto", row, axes_bytes(spec.dim))
     return found
 
 

@@ -23,6 +23,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.events import Reporter, Task
 from stillhouse.stage1_extract.config import TeacherConfig
 from stillhouse.stage1_extract.extract import extract
+from stillhouse.stage1_extract.fitting import FIT_BYTES, FIT_ROWS, FIT_TOKENS
 from stillhouse.stage1_extract.ingest import read_sample
 from stillhouse.stage1_extract.plan import IngestPlan
 from stillhouse.stage1_extract.policies import draw
@@ -31,6 +32,7 @@ from stillhouse.stage1_extract.sources import Item, Source, open_source
 from stillhouse.stage1_extract.teachers import Teacher
 from stillhouse.stage2_distill.run import distill
 from stillhouse.storage import layout
+from stillhouse.storage.codecs import fit_codec
 from stillhouse.storage.crc import CRC_BYTES
 from stillhouse.storage.decode import decode
 from stillhouse.storage.index import SampleRow, encode_index
@@ -47,7 +49,7 @@ from .planning import Facts, ImageFacts, LevelFacts, Number, Times, member_bytes
 MOST_FILES, LEAST_FILES = 4096, 16
 """Images whose size is looked at; of more, a draw, or as many as there is time for."""
 MOST_VIEWS = 2048
-"""Views that a teacher sees in each of the two passes, at most: as many as codecs are fitted on."""
+"""Views that a teacher sees in each of the two passes, at most."""
 RENDERED = 32
 FORWARDS = 3
 
@@ -110,7 +112,8 @@ def probe(config: PipelineConfig, planned: IngestPlan, seconds: float, reporter:
     """Measure a pipeline on this machine.
 
     Args:
-        seconds: roughly what may be spent; loading teachers comes on top, and two batches where those take longer.
+        seconds: roughly what may be spent; loading teachers and fitting their codecs come on top, and two batches where
+            those take longer.
     """
     start = Number(_since_start(), "measured")
     source = open_source(config.ingest.source)
@@ -238,10 +241,14 @@ def _teach(
     images = ingest_some(root, config, source, items[: wanted // teacher.batch * teacher.batch or wanted])
     num = images.store.plan.num_samples
     fit_s, view_s = _two_passes(images, config, teacher)
-    full = min(MOST_VIEWS, len(items))
-    codecs_s = max(0.0, fit_s - loaded - num * view_s)  # scaled by what they are going to be fitted on
-    begin = Number(loaded + codecs_s * full / num + full * view_s, "measured")
     levels = _levels(images, teacher.name)
+    row_bytes = sum(4 * level.num_tokens * level.dim for level in levels.values())
+    full = min(FIT_ROWS, max(1, FIT_BYTES // row_bytes), len(items))
+    if teacher.budget is None:
+        codecs_s = sum(_fit_s(images, teacher, level, full) for level in levels)
+    else:
+        codecs_s = max(0.0, fit_s - loaded - num * view_s) * full / num  # a search over codecs, by what it looks at
+    begin = Number(loaded + codecs_s + full * view_s, "measured")
     view = Number(view_s, "measured", f"{num:,} views")
     return _Taught(images, levels, begin, full, view, Number(forward, "measured"))
 
@@ -267,6 +274,18 @@ def _two_passes(images: Images, config: PipelineConfig, teacher: TeacherConfig) 
     repair(Plant(images.store.root, images.ingest, images.views, (teacher,), config.extract), units, again)
     task = again.of("extract")
     return first.of("extract").begin - begin, (task.end - task.begin) / images.store.plan.num_samples
+
+
+def _fit_s(images: Images, teacher: TeacherConfig, level: str, views: int) -> float:
+    """Seconds to fit the codec of a level on as many tokens as of so many views, which are ours again and again."""
+    store = Store.open(images.store.root)
+    codes = np.concatenate([store.features(teacher.name, level).read(0, block) for block in images.blocks])
+    tokens = store.codec(teacher.name, level).decode(codes)
+    rows = -(-views // -(-views * tokens.shape[1] // FIT_TOKENS))
+    tokens = np.take(tokens, np.arange(rows), 0, mode="wrap")
+    begin = time.perf_counter()
+    fit_codec(teacher.codec_of(level), tokens, store.teacher(teacher.name).levels[level].grid)
+    return time.perf_counter() - begin
 
 
 def _levels(images: Images, teacher: str) -> dict[str, LevelFacts]:
