@@ -20,6 +20,8 @@ MAX_POINTS = 300
 APART_PX = 9.0  # a label farther from its dot gets a line to it
 SERIES = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#00838f", "#8d6e3f", "#596273")
 BARS = ("#4a5568", "#2b6cb0", "#b7c0cc")
+ScaleOf = Callable[[Sequence[float], float, float], Scale]
+"""Values and the ends of an axis in pixels -> the axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,29 +166,34 @@ def dot_chart(
     title: str,
     names: tuple[str, str],
     dots: Sequence[Dot],
-    line: Series,
+    line: Series | None,
     *,
     x_label: str,
     y_label: str,
+    x_scale_of: ScaleOf = doubling_scale,
     width: int = WIDE,
 ) -> str:
-    """An SVG of labelled dots over a log2 axis, and of a thin line as high as they are; `names` of dots and marked dots.
+    """An SVG of labelled dots, and of a thin line where it is as high as they are; `names` of dots and marked dots.
+
+    Args:
+        x_scale_of: makes the axis; over a log2 axis if nothing is said.
 
     Raises:
-        ValueError: no dots, or one that is not a number or not above 0 in x.
+        ValueError: no dots, or one that is not a number or, over a log2 axis, not above 0 in x.
     """
-    if not dots or not all(_is_number(dot.x) and dot.x > 0 and _is_number(dot.y) for dot in dots):
+    above = 0.0 if x_scale_of is doubling_scale else -math.inf
+    if not dots or not all(_is_number(dot.x) and dot.x > above and _is_number(dot.y) for dot in dots):
         raise ValueError(f"{title}: every dot needs an x above 0 and a y")
     room = (max(dot.y for dot in dots) - min(dot.y for dot in dots)) / 12 or 1.0  # for labels below and above
     low, high = min(dot.y for dot in dots) - room, max(dot.y for dot in dots) + room
-    drawn = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if low <= y <= high]
-    line_name = line.name if len(drawn) > 1 else f"{line.name} (off this chart)"
+    drawn = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if low <= y <= high] if line else []
+    line_names = [line.name if len(drawn) > 1 else f"{line.name} (off this chart)"] if line else []
     colours = [_series(0), _series(1), "var(--muted, #5c6675)"]
-    legend, top = _legend([*names, line_name], colours, width)
+    legend, top = _legend([*names, *line_names], colours[: 2 + len(line_names)], width)
     height = top + (380 if width >= WIDE else 440)
     left, right, top, bottom = 58.0, width - 14.0, top + 32.0, height - 44.0
     y_scale = linear_scale([low, high], bottom, top, snap=False)
-    x_scale = doubling_scale([dot.x for dot in dots], left, right)
+    x_scale = x_scale_of([dot.x for dot in dots], left, right)
     parts = [*legend, *_axes(x_scale, y_scale, x_label, y_label)]
     way = [(x_scale.at(x), y_scale.at(y)) for x, y in drawn]
     if len(way) > 1:

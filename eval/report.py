@@ -32,7 +32,7 @@ def render_report(data: ReportData) -> str:
     """
     for message in _faults(data):
         raise ValueError(message)
-    environment = _environment()
+    environment = page_environment()
     script = environment.get_template("report.js").render()
     published, family = published_of(data)
     page = environment.get_template("report.html.j2").render(
@@ -56,7 +56,8 @@ def render_report(data: ReportData) -> str:
     return formatting.printable(page)
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Finds the templates; their filters say numbers as people do."""
     environment = Environment(
         loader=PackageLoader("stillhouse.eval", "templates"),
         autoescape=True,

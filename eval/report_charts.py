@@ -24,7 +24,7 @@ def bar_charts(probes: Sequence[ProbeResult]) -> list[tuple[str, Markup]]:
         rows = list(group)
         title = f"Scores of {', '.join(names)} for each probe: {axis}"
         groups = [BarGroup(row.probe, _bars(row)[: len(names)]) for row in rows]
-        chart = _both_widths(partial(bar_chart, title, names, groups, as_percent=rows[0].percent))
+        chart = both_widths(partial(bar_chart, title, names, groups, as_percent=rows[0].percent))
         caption = "" if rows[0].percent and rows[0].higher_is_better else axis[:1].upper() + axis[1:]
         charts.append((caption, chart))
     return charts
@@ -57,11 +57,11 @@ def training_charts(curves: Sequence[LossCurve], watch: Watch | None) -> list[Ma
     charts = []
     if lines:
         title = "Training loss of each objective over steps"
-        charts.append(_both_widths(partial(draw, title, lines, y_label="loss (log scale)", log_y=True)))
+        charts.append(both_widths(partial(draw, title, lines, y_label="loss (log scale)", log_y=True)))
     if probes and watch:
         percent = all(one.percent for one in watch.curves)
         label = "score of the student in per cent" if percent else "score of the student"
-        charts.append(_both_widths(partial(draw, "Probes of the student over training steps", probes, y_label=label)))
+        charts.append(both_widths(partial(draw, "Probes of the student over training steps", probes, y_label=label)))
     return charts
 
 
@@ -84,7 +84,7 @@ def rate_chart(codec: CodecChoice) -> Markup:
     ]
     line = Series("Gaussian bound", *bound_line(codec.curve))
     names, x_label = ("candidate", "chosen"), "bits a dimension on disk (log2 scale)"
-    return _both_widths(partial(dot_chart, title, names, dots, line, x_label=x_label, y_label="SNR in dB"))
+    return both_widths(partial(dot_chart, title, names, dots, line, x_label=x_label, y_label="SNR in dB"))
 
 
 def break_even_chart(found: BreakEven) -> Markup:
@@ -101,10 +101,10 @@ def break_even_chart(found: BreakEven) -> Markup:
     ]
     mark = (found.ratio, "the store is paid for")
     title = "Time for so many students, from the store and with a live teacher"
-    return _both_widths(partial(line_chart, title, series, x_label="students", y_label=unit, mark=mark))
+    return both_widths(partial(line_chart, title, series, x_label="students", y_label=unit, mark=mark))
 
 
-def _both_widths(draw: Callable[..., str]) -> Markup:
+def both_widths(draw: Callable[..., str]) -> Markup:
     """The chart drawn for a screen and for a telephone; the style shows one of them."""
     return Markup(
         f'<div class="chart wide">{draw(width=WIDE)}</div>\n<div class="chart narrow">{draw(width=NARROW)}</div>'

@@ -59,6 +59,9 @@ def test_a_grid_is_trained_judged_and_ranked(config: Path, own: Path) -> None:
     judged = json.loads((own / "eval" / "teacher-tiny.json").read_text())["probes"]
     assert found["teacher"] == judged["knn"]["scores"]["top1"] and set(judged) == {"knn", "linear", "logistic-dinov2"}
     assert json.loads((own / "sweeps/sweep/sweep.json").read_text()) == found
+    page = (own / "sweeps/sweep/sweep.html").read_text()
+    assert "4 trials, 4 students" in page and f"report: {own / 'sweeps/sweep/sweep.html'}" in swept.err
+    assert all(Path(one["students"][0]["folder"]).name in page for one in found["trials"])
     assert not list((own / "eval/features").glob("sweep-*")), "the features of students are not kept"
 
     trial = next(one for one in found["trials"] if one["number"] == 3)
@@ -159,6 +162,10 @@ def test_a_study_prunes_by_the_looks(config: Path, own: Path, monkeypatch: pytes
     known = {trial["number"]: trial for trial in again.json()["trials"]}
     assert known.keys() == {0, 1, 2, 3} and known[1] == pruned
     assert "pruned" in run_here("sweep", config, "sweep.study.trials=4").out
+    page = (own / "sweeps/search/sweep.html").read_text()
+    assert (
+        "pruned at step 4 of 9" in page and "A study, drawn by tpe, pruned by median" in page and 'id="looks"' in page
+    )
 
 
 def test_one_that_diverges_is_told_of_and_the_others_go_on(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

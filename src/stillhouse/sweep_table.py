@@ -29,7 +29,7 @@ def print_sweep(swept: Swept) -> None:
             scored(ranked),
             share,
             steps,
-            duration(ranked.seconds),
+            duration(ranked.seconds or None),
         )
     console.print(table)
     if swept.best is not None:

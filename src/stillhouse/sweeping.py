@@ -24,10 +24,11 @@ from stillhouse.storage.signed_json import canonical_json
 
 from .ledger import Ledger, already
 from .pipeline_config import PipelineConfig
+from .sweep_page import sweep_page
 from .sweep_ranks import Swept, ranked
 from .sweep_trials import Bench, Group, Job, Outcome, jobs_of, left, sweep_folder, sweep_of
 
-TABLE = "sweep.json"
+TABLE, PAGE = "sweep.json", "sweep.html"
 Variant = Callable[[Sequence[str]], PipelineConfig]
 """Overrides -> the pipeline with them, as the command line would read it."""
 
@@ -64,6 +65,9 @@ def sweep(pipeline: PipelineConfig, variant: Variant, reporter: Reporter) -> Swe
                 one = next(row for row in swept.trials if row.trial is group.jobs[0].trial)
                 study.tell(one.trial.number, one.state, one.score, one.note)
             replace_file(folder / TABLE, canonical_json(swept.to_json()))
+            replace_file(folder / PAGE, sweep_page(pipeline, swept, teacher).encode())
+        if swept.trials:
+            reporter.say(f"report: {folder / PAGE}")
         Ledger(Path(pipeline.out)).enter("sweep", time.monotonic() - begin, not swept.idle)
     if swept.trials and all(one.state == "diverged" for one in swept.trials):
         raise ResourceError(f"every trial diverged: {swept.trials[0].note}", hint="vary distill.lr below these values")

@@ -1,0 +1,1 @@
+../../src/stillhouse/sweep_page.py
