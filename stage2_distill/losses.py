@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillhouse.core.encoders import on_device
 from stillhouse.storage.store import Store
 
 from .config import DistillConfig
@@ -113,7 +114,7 @@ class TeacherLoss:
         return {self.taught.tag + name: OBJECTIVES[name](predicted, target) for name in self.taught.weights}
 
     def _target(self, level: str, codes: npt.NDArray[Any]) -> Tensor:
-        return self.targets[level](torch.from_numpy(codes).to(self._device, non_blocking=True))
+        return self.targets[level](on_device(codes, self._device))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -296,9 +296,15 @@ def default_statistics(encoder: Encoder) -> Statistics:
     return tuple(pretrained.get("mean", mean)), tuple(pretrained.get("std", std))
 
 
+def on_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """An array as a tensor there. The copy to a GPU goes beside its work, from memory that the system may not move."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def normalise(pixels_BHWC: np.ndarray[Any, np.dtype[np.uint8]], mean: Any, std: Any, device: torch.device) -> Tensor:
     """uint8 pixels [B, H, W, 3] to float32 [B, 3, H, W], (x / 255 - mean) / std, on `device`."""
-    x_BCHW = torch.from_numpy(pixels_BHWC).to(device).permute(0, 3, 1, 2).float()
+    x_BCHW = on_device(pixels_BHWC, device).permute(0, 3, 1, 2).float()
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
     return torch.addcmul(shift, x_BCHW, scale)
