@@ -80,6 +80,9 @@ class DistillConfig(Config):
     repeats: int = Field(default=1, ge=1)
     """Views of a sample in one epoch, which then goes over as much fewer samples: repeated augmentation."""
     batch: int = Field(default=512, ge=2)
+    """Samples of a step, of all ranks together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Turns in which a rank goes through its part of a batch, when all at once do not fit in memory."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate at batch 512; scaled linearly with the batch."""
     min_lr: float = Field(default=1e-5, ge=0)
@@ -140,7 +143,7 @@ class DistillConfig(Config):
         return config_digest(self.described())
 
 
-LATER: Final[Mapping[str, Any]] = {"recipe": None, "teachers": {}, "temperature": 1.0, "repeats": 1}
+LATER: Final[Mapping[str, Any]] = {"recipe": None, "teachers": {}, "temperature": 1.0, "repeats": 1, "accumulate": 1}
 LATER_OF_STUDENT: Final[Mapping[str, Any]] = {"mask_token_std": 0.0}
 """Fields that came after the first runs, with the default that means what was done before."""
 

@@ -13,8 +13,8 @@ from stillhouse.storage.store import Store
 from .config import DistillConfig
 from .teachers import Taught, lead_of
 
-MEANS = frozenset({"device", "threads", "pixel_cache_mb", "checkpoint_steps", "log_steps"})
-"""Settings that may differ when a run goes on or is found finished."""
+MEANS = frozenset({"device", "threads", "accumulate", "pixel_cache_mb", "checkpoint_steps", "log_steps"})
+"""Settings that may differ when a run goes on or is found finished. As with the number of ranks, a step is the same sum."""
 AS_FOUND = frozenset({"recipe", "teacher", "basis"})
 """Settings of which the identity holds what they came to."""
 

@@ -27,6 +27,7 @@ from stillhouse.storage.views import render
 
 from .config import DistillConfig
 from .order import Window, epoch_windows, num_steps, views_of
+from .parts import WHOLE, Part
 
 READ_AHEAD = 4
 
@@ -49,6 +50,16 @@ class Batch:
     pairs: npt.NDArray[np.int64]
     label_B: npt.NDArray[np.int64] | None = None
 
+    def turn(self, number: int, of: int) -> "Batch":
+        """Its rows `number`, `number` + `of`, …, not copied."""
+        rows = slice(number, None, of)
+        codes = {
+            teacher: {level: each[rows] for level, each in levels.items()} for teacher, levels in self.codes.items()
+        }
+        return Batch(
+            self.pixels_BSSC[rows], codes, self.pairs[rows], None if self.label_B is None else self.label_B[rows]
+        )
+
 
 class Loader:
     """Batches of one store for one student's input size. Use as a context manager: it owns threads.
@@ -56,6 +67,7 @@ class Loader:
     Args:
         levels: teacher -> the levels to read.
         classes: labels in the order of their numbers; empty: labels are not read.
+        part: which rows of every batch are wanted; the others are neither taken nor rendered.
 
     Raises:
         UsageError: fewer views than `repeats`, or a sample without the label that is asked for.
@@ -68,8 +80,9 @@ class Loader:
         config: DistillConfig,
         image_size: int,
         classes: Sequence[str] = (),
+        part: Part = WHOLE,
     ) -> None:
-        self._store, self._config, self._size = store, config, image_size
+        self._store, self._config, self._size, self._part = store, config, image_size, part
         views_of(0, store.spec.num_views, config.repeats)
         self._features = {
             teacher: {level: store.features(teacher, level) for level in names} for teacher, names in levels.items()
@@ -112,7 +125,7 @@ class Loader:
             yield waiting.popleft().result()
 
     def _batches(self, windows: Iterator[Window], start: int) -> Iterator[list["_Piece"]]:
-        """The rows of each batch as pieces of the windows they come from; a batch may span two windows."""
+        """The rows of each batch that are wanted, as pieces of the windows they come from; a batch may span two windows."""
         batch, step, first_needed = self._config.batch, 0, start * self._config.batch
         pieces: list[_Piece] = []
         have = seen = 0
@@ -126,7 +139,8 @@ class Loader:
             while position < len(window.pairs):
                 take = min(batch - have, len(window.pairs) - position)
                 if seen >= first_needed:
-                    pieces.append(_Piece(codes, window, position, position + take))
+                    first = position + (self._part.number - have) % self._part.of
+                    pieces.append(_Piece(codes, window, slice(first, position + take, self._part.of)))
                 position, have, seen = position + take, have + take, seen + take
                 if have == batch:
                     if step >= start:
@@ -160,15 +174,15 @@ class Loader:
         }
 
     def _make(self, pieces: list["_Piece"]) -> Batch:
-        pairs = np.concatenate([piece.window.pairs[piece.start : piece.stop] for piece in pieces])
-        views = np.concatenate([piece.window.views_n[piece.start : piece.stop] for piece in pieces])
+        pairs = np.concatenate([piece.window.pairs[piece.rows] for piece in pieces])
+        views = np.concatenate([piece.window.views_n[piece.rows] for piece in pieces])
         codes: dict[str, dict[str, Codes]] = {}
         for teacher, levels in self._features.items():
             codes[teacher] = {}
             for level, features in levels.items():
                 out, filled = features.buffer(len(pairs)), 0
                 for piece in pieces:
-                    places = piece.window.places[piece.start : piece.stop]
+                    places = piece.window.places[piece.rows]
                     piece.codes.result()[teacher, level].take(places, out[filled : filled + len(places)])
                     filled += len(places)
                 codes[teacher][level] = features.codes(out)
@@ -192,9 +206,8 @@ class Loader:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows [start, stop) of a window."""
+    """Some rows of a window."""
 
     codes: Future[_Codes]
     window: Window
-    start: int
-    stop: int
+    rows: slice

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from .export.mask_token import save_mask_token
 from .export.timm import export_student, is_whole, timm_config
 from .identity import growth_told, identity_of, require_same
 from .loader import Batch, Loader
+from .ranks import ALONE, Ranks
 from .sitting import Sitting
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
-from .trainer import Trainer
+from .trainer import Trainer, has_batch_norm
 from .watch import SeenEnough, Watch
 
 RESULT = "result.json"
@@ -75,12 +77,19 @@ class Run:
 
 
 def distill(
-    store: Store, config: DistillConfig, folder: Path, reporter: Reporter, watch: Watch | None = None
+    store: Store,
+    config: DistillConfig,
+    folder: Path,
+    reporter: Reporter,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[DistillResult, bool]:
     """Train a student to the end, or find it finished; (result, whether anything was done).
 
     Args:
-        watch: looks at the student from time to time; it is no part of what the run is.
+        watch: looks at the student from time to time; it is no part of what the run is. One that may want to stop it is for
+            a run of one rank.
+        ranks: all of them call this alike; the first one writes.
 
     Raises:
         UsageError: no such teacher, too few samples for a batch, a student whose grid is not the teacher's.
@@ -89,49 +98,63 @@ def distill(
         DivergedError: the loss is not finite.
         SeenEnough: the watch wants it to stop.
     """
-    ((result, worked),) = distill_together(store, [Run(config, folder)], reporter, watch)
+    ((result, worked),) = distill_together(store, [Run(config, folder)], reporter, watch, ranks)
     if isinstance(result, Left):
         raise result
     return result, worked
 
 
 def distill_together(
-    store: Store, runs: Sequence[Run], reporter: Reporter, watch: Watch | None = None
+    store: Store, runs: Sequence[Run], reporter: Reporter, watch: Watch | None = None, ranks: Ranks = ALONE
 ) -> list[tuple[DistillResult | Left, bool]]:
     """Train students to the end, step by step beside each other; what `distill` gives of each, in their order.
 
     Those that want the same batches share each one; every student is bit for bit what it is alone. One whose loss is not
     finite, or which the watch wants to stop, is left where it is, and the others go on. Arguments and errors as of `distill`.
     """
-    sealed = latest_seal(store.root)
-    if sealed is None and store.teachers():
-        raise UsageError(
-            f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
-        )
     found: dict[int, tuple[DistillResult | Left, bool]] = {}
-    if sealed is not None:
-        store = store.at(sealed.growths)  # what it grows by is read once it is sealed
+    begun: dict[int, _Begun] = {}
     with contextlib.ExitStack() as holds:
-        holds.enter_context(growth_told(store))
-        begun: dict[int, _Begun] = {}
-        for place, run in enumerate(runs):
-            taught = taught_by(run.config, store)  # which refuses a store without teachers
-            assert sealed is not None
-            identity = identity_of(run.config, taught, sealed)
-            finished = _finished(run.folder, identity, reporter)
-            if finished is None:
-                holds.enter_context(only_process_in(run.folder))
-                # by another process, just before we were alone
-                finished = _finished(run.folder, identity, Reporter(quiet=True))
-            if finished is not None:
-                found[place] = finished, False
-                continue
-            begun[place] = _begin(store, run, taught, identity, reporter)
+        with ranks.agreement():
+            sealed = _require_seal(store)
+            store = store.at(sealed.growths)  # what it grows by is read once it is sealed
+            for place, run in enumerate(runs):
+                taught = taught_by(run.config, store)
+                identity = identity_of(run.config, taught, sealed)
+                finished = ranks.from_first(partial(_held_or_finished, store, run.folder, identity, holds, reporter))
+                if finished is None:
+                    begun[place] = _begin(store, run, taught, identity, ranks, reporter)
+                else:
+                    found[place] = finished, False
         for places in _sharing(begun):
-            assert sealed is not None
             results = _train(store, sealed, [begun[place] for place in places], watch, reporter)
             found |= {place: (result, True) for place, result in zip(places, results, strict=True)}
     return [found[place] for place in range(len(runs))]
+
+
+def _require_seal(store: Store) -> Seal:
+    sealed = latest_seal(store.root)
+    if sealed is None:
+        if not store.teachers():
+            raise UsageError(f"store {store.root} has no features yet", hint="run `stillhouse extract` first")
+        raise UsageError(
+            f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
+        )
+    return sealed
+
+
+def _held_or_finished(
+    store: Store, folder: Path, identity: dict[str, Any], holds: contextlib.ExitStack, reporter: Reporter
+) -> DistillResult | None:
+    """The run's result if it is finished; else its folder is ours until `holds` ends."""
+    with growth_told(store):
+        finished = _finished(folder, identity, reporter)
+        if finished is None:
+            holds.enter_context(only_process_in(folder))
+            finished = _finished(
+                folder, identity, Reporter(quiet=True)
+            )  # by another process, just before we were alone
+        return finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +167,18 @@ class _Begun:
     trainer: Trainer
 
 
-def _begin(store: Store, run: Run, taught: tuple[Taught, ...], identity: dict[str, Any], reporter: Reporter) -> _Begun:
+def _begin(
+    store: Store, run: Run, taught: tuple[Taught, ...], identity: dict[str, Any], ranks: Ranks, reporter: Reporter
+) -> _Begun:
     name = run.config.name
     for one in taught:
         if missing := missing_notice(one.name, one.spec.licence, one.spec.notice):
             reporter.say(f"distill {name}: {missing}; `stillhouse export` will ask for it")
-    trainer = Trainer(run.config, store, taught)
+    trainer = Trainer(run.config, store, taught, ranks)
     for line in grid_lines(trainer.student.grid, taught):
         reporter.say(f"distill {name}: {line}")
+    if trainer.rows < run.config.batch and has_batch_norm(trainer.student):
+        reporter.say(f"distill {name}: its batch norms see {trainer.rows} images at once, not {run.config.batch}")
     return _Begun(run, taught, identity, trainer)
 
 
@@ -173,22 +200,22 @@ def _train(
     levels = {
         one.name: sorted({name for same in taught if same.name == one.name for name in same.levels}) for one in taught
     }
-    with (
-        Loader(store, levels, first.run.config, first.trainer.student.image_size, classes_for(taught)) as loader,
-        contextlib.ExitStack() as entered,
-    ):
-        if loader.steps_per_epoch == 0:
-            num, batch = loader.num_rows, first.run.config.batch
-            message = f"store {store.root} has {num} training samples, a batch needs {batch}"
-            raise UsageError(message, hint=f"set distill.batch to {num} or less")
-        sittings = []
-        for one in begun:
-            one.trainer.begin(loader.steps_per_epoch)
-            sittings.append(Sitting(one.trainer, one.run.folder, one.identity, watch, reporter))
-        for sitting in sittings:
-            entered.enter_context(sitting)
+    config, size, ranks = first.run.config, first.trainer.student.image_size, first.trainer.ranks
+    with contextlib.ExitStack() as entered:
+        with ranks.agreement():
+            loader = entered.enter_context(Loader(store, levels, config, size, classes_for(taught), ranks.part))
+            if loader.steps_per_epoch == 0:
+                message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
+                raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
+            for one in begun:
+                one.trainer.begin(loader.steps_per_epoch)
+            with growth_told(store):
+                sittings = [Sitting(one.trainer, one.run.folder, one.identity, watch, reporter) for one in begun]
+            ranks.require_same([sitting.trainer.step for sitting in sittings], "checkpoint")
+            for sitting in sittings:
+                entered.enter_context(sitting)
         left = _steps(sittings, loader, reporter)
-        return [left.get(place) or _finish(one, sealed) for place, one in enumerate(begun)]
+        return ranks.from_first(lambda: [left.get(place) or _finish(one, sealed) for place, one in enumerate(begun)])
 
 
 def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> dict[int, Left]:
@@ -196,13 +223,13 @@ def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> d
     left: dict[int, Left] = {}
     first = min(sitting.trainer.step for sitting in sittings)
     last = max(sitting.trainer.num_steps for sitting in sittings)
-    config = sittings[0].trainer.config
+    config, ranks = sittings[0].trainer.config, sittings[0].trainer.ranks
     name = config.name if len(sittings) == 1 else f"{len(sittings)} students"
     total = sum(sitting.trainer.num_steps for sitting in sittings) * config.batch
     with reporter.task(f"distill {name}", total) as task:
         task.resume(sum(sitting.trainer.step for sitting in sittings) * config.batch)
         waited = time.monotonic()
-        for step, batch in enumerate(_batches(loader, first, last), first):
+        for step, batch in enumerate(ranks.together(_batches(loader, first, last)), first):
             ready = [
                 n for n, one in enumerate(sittings) if one.trainer.step == step and not one.ended and n not in left
             ]

@@ -21,6 +21,8 @@ from .watch import WATCH, Looks, SeenEnough, Watch
 class Sitting:
     """A run from where it stands: step, log, look, checkpoint. No step is lost to a stop. A context manager.
 
+    Of several ranks the first one looks and writes.
+
     Args:
         trainer: at its beginning; it goes on from the newest checkpoint in `folder`.
         identity: what the run is.
@@ -33,7 +35,9 @@ class Sitting:
         self.trainer, self.folder, self.identity = trainer, folder, identity
         self._resume(reporter)
         self._saved, self._whole = trainer.step, True
-        self._looks = None if watch is None else Looks(watch, trainer, folder, reporter)
+        first = trainer.ranks.is_first
+        self._looks = Looks(watch, trainer, folder, reporter) if watch is not None and first else None
+        self._log: MetricsLog | None = None
 
     def _resume(self, reporter: Reporter) -> None:
         trainer = self.trainer
@@ -44,17 +48,19 @@ class Sitting:
             require_same(self.folder, found.facts["identity"], self.identity)
             trainer.restore(found)
             reporter.say(f"distill {trainer.config.name}: going on from step {trainer.step:,} of {trainer.num_steps:,}")
-        for log in (METRICS, WATCH):
+        for log in (METRICS, WATCH) if trainer.ranks.is_first else ():
             truncate_jsonl(self.folder / log, trainer.step)
 
     def __enter__(self) -> Self:
         if self._looks is not None:
             self._looks.begin()
-        self._log = MetricsLog(self.folder, self.trainer.step)
+        if self.trainer.ranks.is_first:
+            self._log = MetricsLog(self.folder, self.trainer.step)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._log.__exit__()
+        if self._log is not None:
+            self._log.__exit__()
         if kind is KeyboardInterrupt and self._whole and self._saved < self.trainer.step:
             with stops_wait(signal.SIGALRM):
                 self.save()
@@ -78,21 +84,23 @@ class Sitting:
         before, begin = trainer.seconds + wait_s, time.monotonic()
         with self._one_step():
             losses = trainer.train_step(batch)
-            if trainer.step % config.log_steps == 0 or self.ended:
-                shown = self._log.write(trainer.step, trainer.lr, losses, wait_s)
-            if self._looks is not None:  # before the checkpoint, after which its line would never be written
-                enough = self._looks.after_step()
-            trainer.seconds = before + time.monotonic() - begin
-            if enough or (trainer.step % config.checkpoint_steps == 0 and not self.ended):
-                self.save()
+            with trainer.ranks.telling():
+                if self._log is not None and (trainer.step % config.log_steps == 0 or self.ended):
+                    shown = self._log.write(trainer.step, trainer.lr, losses, wait_s)
+                if self._looks is not None:  # before the checkpoint, after which its line would never be written
+                    enough = self._looks.after_step()
+                trainer.seconds = before + time.monotonic() - begin
+                if enough or (trainer.step % config.checkpoint_steps == 0 and not self.ended):
+                    self.save()
         trainer.seconds = before + time.monotonic() - begin
         if enough:
             raise SeenEnough(f"at step {trainer.step:,} of {trainer.num_steps:,}")
         return shown
 
     def save(self) -> None:
-        """Write the checkpoint of this step."""
-        save_checkpoint(self._checkpoints, self.trainer.step, self.trainer.checkpoint(self.identity))
+        """Write the checkpoint of this step; the first rank does, for all."""
+        if self.trainer.ranks.is_first:
+            save_checkpoint(self._checkpoints, self.trainer.step, self.trainer.checkpoint(self.identity))
         self._saved = self.trainer.step
 
     @property

@@ -3,6 +3,7 @@
 Legend: B batch, M masked samples, T patches, D width of the targets.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from stillhouse.core import rng
 from stillhouse.core.attention import prefer_products
-from stillhouse.core.encoders import normalise, pick_device
+from stillhouse.core.encoders import normalise, on_device, pick_device
 from stillhouse.core.errors import DivergedError, UsageError
 from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
@@ -24,9 +25,12 @@ from .half import Half, can_be_halved
 from .loader import Batch
 from .losses import TeacherLoss
 from .masking import draw_masks
+from .objectives import Predictions
+from .parts import Part, require_parts
 from .phi_s import Turned
+from .ranks import ALONE, Ranks
 from .schedule import lr_at
-from .students import build_student
+from .students import Student, build_student
 from .teachers import Taught, lead_of
 
 LR_BATCH = 512
@@ -46,13 +50,16 @@ def device_for(config: DistillConfig) -> torch.device:
 class Trainer:
     """Student, heads, optimiser and average, advanced by `train_step`.
 
+    Args:
+        ranks: all train one student; the batches of each are its part of the batches of the run.
+
     Raises:
-        UsageError: the student, the precision or the masks cannot be had.
+        UsageError: the student, the precision, the masks or parts of the batch cannot be had.
     """
 
-    def __init__(self, config: DistillConfig, store: Store, taught: Sequence[Taught]) -> None:
-        self.config, self._pixels = config, lead_of(taught).spec.preprocessing
-        self.device = device_for(config)
+    def __init__(self, config: DistillConfig, store: Store, taught: Sequence[Taught], ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks, self._pixels = config, ranks, lead_of(taught).spec.preprocessing
+        self.device = ranks.device(device_for(config))
         torch.manual_seed(config.seed)
         target = lead_of(taught).spec.levels.get("patch")
         self.student = build_student(config.student, target, view_size=store.spec.view_size).to(self.device)
@@ -64,6 +71,9 @@ class Trainer:
             self._require_masks()
         self.losses = tuple(TeacherLoss(one, store, config, self.student, self.device) for one in taught)
         self._weights = {name: weight for loss in self.losses for name, weight in loss.weights.items()}
+        self._of_masked = {f"{one.tag}patch" for one in taught}
+        num_masked = int(config.mask.probability * config.batch) if self._masks else None
+        require_parts(config.batch, num_masked, ranks.num, config.accumulate)
         heads = [loss.heads for loss in self.losses]
         self.heads: nn.ModuleDict = (
             heads[0] if len(heads) == 1 else nn.ModuleDict({str(i): h for i, h in enumerate(heads)})
@@ -71,6 +81,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(_parameter_groups(self._trained(), config.weight_decay), lr=0.0, fused=True)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._ema = copy.deepcopy(self.student.encoder) if config.ema > 0 else None
+        runs = self.student if self._half is None else self._half.module
+        self._predicting = ranks.synced(_Predicting(runs, self.heads, self.losses))
         self.step, self.num_steps, self.seconds = 0, 0, 0.0
         self.lr = 0.0
         self.last_losses: dict[str, float] = {}
@@ -89,6 +101,11 @@ class Trainer:
     def sees(self) -> Preprocessing:
         """How the student sees pixels: normalised as its teacher does, at its own size."""
         return self._pixels.model_copy(update={"size": self.student.image_size})
+
+    @property
+    def rows(self) -> int:
+        """Of one forward pass."""
+        return self.config.batch // (self.ranks.num * self.config.accumulate)
 
     @property
     def _num_patches(self) -> int:
@@ -113,52 +130,74 @@ class Trainer:
         self.lr = self._lr()
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
-        torch.manual_seed(rng.block(rng.seed_bytes(self.config.seed), "", self.step, "dropout")[0])
+        self.optimiser.zero_grad(set_to_none=True)
         if self._half is not None:
             self._half.refresh()
-        losses = self._losses(batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+        losses = self._gradients(batch)
         if self._half is not None:
             self._half.hand_over()
         self._scaler.step(self.optimiser)
         self._scaler.update()
         self._update_ema()
-        losses = {name: loss.detach() for name, loss in losses.items()}
         self.step += 1
         if self.step % self.config.log_steps == 0 or self.step == self.num_steps:
+            losses = self.ranks.mean(losses)
             self.last_losses = {name: float(value) for name, value in losses.items()}
             if not np.isfinite(self.last_losses["total"]):
                 message = f"the loss of step {self.step} is {self.last_losses['total']}"
                 raise DivergedError(message, hint="use a smaller distill.lr, targets: centred, or precision: fp32")
         return losses
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        mask_MT = self._mask(len(batch.pairs)) if self._masks else None
-        label_B = None if batch.label_B is None else torch.from_numpy(batch.label_B).to(self.device)
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of the whole batch in every rank, turn after turn; losses whose mean over ranks is that of the batch."""
+        turns, losses = self.config.accumulate, dict[str, Tensor]()
+        for turn, part in enumerate(self.ranks.part.turns(turns)):
+            seed = rng.block(rng.seed_bytes(self.config.seed), "", self.step, "dropout", part.number)[0]
+            torch.manual_seed(seed)
+            with self._unsynced() if turn + 1 < turns else contextlib.nullcontext(), self.ranks.others_needed():
+                found = self._losses(batch.turn(turn, turns) if turns > 1 else batch, part)
+                self._scaler.scale(found["total"]).backward()  # type: ignore[no-untyped-call]
+            losses = {name: loss.detach() + losses.get(name, 0) for name, loss in found.items()}
+        return losses
+
+    def _unsynced(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients are summed here and not yet averaged over ranks."""
+        module: Any = self._predicting
+        return contextlib.nullcontext() if self.ranks.num == 1 else module.no_sync()
+
+    def _losses(self, batch: Batch, part: Part) -> dict[str, Tensor]:
+        """What a part of the batch adds to each loss, times the number of ranks, over which it is averaged."""
+        mask_MT = self._mask(part) if self._masks else None
+        label_B = None if batch.label_B is None else on_device(batch.label_B, self.device)
         pixels = normalise(batch.pixels_BSSC, self._pixels.mean, self._pixels.std, self.device)
         half = AUTOCAST.get(self.config.precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            tokens = (
-                self.student(pixels, mask_MT) if self._half is None else self._half.module(pixels.to(half), mask_MT)
-            )
-            predictions = [loss.predict(tokens) for loss in self.losses]
+            predictions = self._predicting(pixels if self._half is None else pixels.to(half), mask_MT)
         losses: dict[str, Tensor] = {}
         for loss, predicted in zip(self.losses, predictions, strict=True):
             losses |= loss.compare(predicted, batch.codes[loss.taught.name], mask_MT, label_B)
+        if part.of > 1:
+            losses = {name: loss * self._share(name, part) for name, loss in losses.items()}
         return {**losses, "total": torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()}
 
-    def _mask(self, batch: int) -> Tensor:
+    def _share(self, name: str, part: Part) -> float:
+        """Of a mean over the whole batch, times the number of ranks: that of a mean over the rows of a part."""
+        rows = self.config.batch
+        if name in self._of_masked:
+            rows = int(self.config.mask.probability * rows)
+        return self.ranks.num * part.num(rows) / rows
+
+    def _mask(self, part: Part) -> Tensor:
         mask = self.config.mask
         masks = draw_masks(
             seed=self.config.seed,
             step=self.step,
-            batch=batch,
+            batch=self.config.batch,
             num_patches=self._num_patches,
             probability=mask.probability,
             ratio=mask.ratio,
         )
-        return torch.from_numpy(masks).to(self.device)
+        return on_device(masks[part.rows], self.device)
 
     def _lr(self) -> float:
         config, scale = self.config, self.config.batch / LR_BATCH
@@ -223,6 +262,23 @@ class Trainer:
         self._scaler.load_state_dict(checkpoint.facts["scaler"] if self._scaler.is_enabled() else {})
         self.step, self.seconds = int(checkpoint.facts["step"]), float(checkpoint.facts["seconds"])
         self.last_losses = dict(checkpoint.facts.get("last_losses", {}))
+
+
+class _Predicting(nn.Module):
+    """All that has gradients, in one forward pass: pixels to what the heads make of them, teacher by teacher."""
+
+    def __init__(self, student: Student, heads: nn.ModuleDict, losses: Sequence[TeacherLoss]) -> None:
+        super().__init__()
+        self.student, self.heads, self._losses = student, heads, losses
+
+    def forward(self, x_BCHW: Tensor, mask_MT: Tensor | None) -> list[Predictions]:
+        tokens = self.student(x_BCHW, mask_MT)
+        return [loss.predict(tokens) for loss in self._losses]
+
+
+def has_batch_norm(student: Student) -> bool:
+    """Whether it looks at all rows of a pass at once, and so is not quite the same with another number of them."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -99,7 +99,10 @@ def test_settings_come_from_configs_not_from_the_environment() -> None:
             names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) and imported else set()
             if attribute or names & {"environ", "getenv"}:
                 found.append(f"{name}:{getattr(node, 'lineno', 0)}")
-    assert found == []
+    told_by_torchrun = (
+        "src/stillhouse/core/launch.py:"  # which process of several this is: no setting, and told in no other way
+    )
+    assert [place for place in found if not place.startswith(told_by_torchrun)] == []
 
 
 def loaded(script: str) -> set[str]:

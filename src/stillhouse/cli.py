@@ -13,6 +13,7 @@ import typer
 
 from stillhouse import __version__
 from stillhouse.core.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
+from stillhouse.core.launch import is_follower
 
 from .guarded import guarded
 
@@ -154,7 +155,7 @@ def distill_verb(
         facts = [result.model_dump(mode="json") for result in results]
         return EXIT_OK, {"students": facts, "folders": folders}
 
-    _with_config(config, overrides, as_json, body)
+    _with_config(config, overrides, as_json, body, in_ranks=True)
 
 
 @app.command("sweep")
@@ -373,6 +374,8 @@ def _with_config(
     overrides: list[str] | None,
     as_json: bool,
     body: Callable[["PipelineConfig", "Reporter"], tuple[int, dict[str, Any]]],
+    *,
+    in_ranks: bool = False,
 ) -> None:
     """Load the pipeline, keep its resolved form beside the output, and run a verb on it."""
 
@@ -381,11 +384,12 @@ def _with_config(
         from stillhouse.pipeline_config import PipelineConfig, save_resolved
 
         pipeline = load_config(PipelineConfig, path, overrides or [])
-        save_resolved(pipeline)
-        reporter.open_events(Path(pipeline.out))
+        if not is_follower():
+            save_resolved(pipeline)
+            reporter.open_events(Path(pipeline.out))
         return body(pipeline, reporter)
 
-    guarded(as_json, loaded)
+    guarded(as_json, loaded, in_ranks=in_ranks)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stillhouse.core.errors import EXIT_INTERNAL, EXIT_PREEMPTED, EXIT_RESOURCE, Preempted
+from stillhouse.core.errors import EXIT_INTERNAL, EXIT_PREEMPTED, EXIT_RESOURCE, Preempted, UsageError
+from stillhouse.core.launch import is_follower, is_launched
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
@@ -21,16 +22,22 @@ AGAIN_S = 3.0
 """Seconds after which a stop is asked for again, should nothing have come of it."""
 
 
-def guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any]]]) -> None:
-    """Run a verb; errors become one line (or one JSON object) and an exit code."""
+def guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any]]], *, in_ranks: bool = False) -> None:
+    """Run a verb; errors become one line (or one JSON object) and an exit code.
+
+    Args:
+        in_ranks: it can be several processes, as `torchrun` starts them, of which the first one prints the result.
+    """
     from stillhouse.core.events import Reporter
     from stillhouse.explain import explained
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a path may be no text at all
-    reporter = Reporter()
+    reporter, as_json = Reporter(), as_json and not is_follower()
     stopped_by = _stop_on_signals()
     try:
+        if not in_ranks:
+            _require_alone(reporter)
         code, facts = body(reporter)
         if as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
@@ -61,6 +68,15 @@ def guarded(as_json: bool, body: Callable[["Reporter"], tuple[int, dict[str, Any
         code = code or EXIT_RESOURCE
         print(f"error: what was to be printed could not be: {error.strerror}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _require_alone(reporter: "Reporter") -> None:
+    if is_launched():
+        reporter.quiet = is_follower()
+        message = "torchrun starts this verb several times at once, and it is one process"
+        raise UsageError(
+            message, hint="run it without torchrun, which is for `stillhouse distill` of a store that is made"
+        )
 
 
 def _stop_on_signals() -> Callable[[], str]:

@@ -23,6 +23,7 @@ from stillhouse.stage1_extract.ingest import IngestResult, ingest, ingest_result
 from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.order import views_of
+from stillhouse.stage2_distill.ranks import joined
 from stillhouse.stage2_distill.run import RESULT, DistillResult, distill, finished_run
 from stillhouse.stage2_distill.trainer import device_for
 from stillhouse.storage import layout
@@ -120,17 +121,21 @@ def run_repair(config: PipelineConfig, units: Sequence[str], reporter: Reporter)
 def run_distill(
     config: PipelineConfig, store: Store, seeds: Sequence[int], reporter: Reporter, ledger: Ledger
 ) -> tuple[DistillResult, ...]:
-    """One student a seed."""
+    """One student a seed, trained by this process or by all that `torchrun` started."""
     results = []
-    watch = None if config.eval.watch is None else KnnWatch(judged_on(config, store), config.eval)
-    for seed in seeds:
-        result, worked = distill(store, _seeded(config, seed), student_folder(config, seed), reporter, watch)
-        ledger.enter("distill", result.seconds, worked)
-        reporter.say(
-            f"distill: student {result.name}, seed {seed}: {result.num_steps:,} steps at "
-            f"{result.images_per_second:,.0f} img/s{already(not worked)}"
-        )
-        results.append(result)
+    with joined(device_for(config.distill), reporter) as ranks:
+        looks = config.eval.watch is not None and ranks.is_first
+        watch = KnnWatch(judged_on(config, store), config.eval) if looks else None
+        for seed in seeds:
+            folder = student_folder(config, seed)
+            result, worked = distill(store, _seeded(config, seed), folder, reporter, watch, ranks)
+            if ranks.is_first:
+                ledger.enter("distill", result.seconds, worked)
+            reporter.say(
+                f"distill: student {result.name}, seed {seed}: {result.num_steps:,} steps at "
+                f"{result.images_per_second:,.0f} img/s{already(not worked)}"
+            )
+            results.append(result)
     return tuple(results)
 
 

@@ -174,10 +174,10 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     losses_of, handler = Trainer._losses, signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arrange(step: int, times: int = 1) -> None:
-        def signalling(self: Trainer, batch: Any) -> Any:
+        def signalling(self: Trainer, *arguments: Any) -> Any:
             for _ in range(times if self.step + 1 == step else 0):
                 signal.raise_signal(signal.SIGINT)
-            return losses_of(self, batch)
+            return losses_of(self, *arguments)
 
         monkeypatch.setattr(Trainer, "_losses", signalling)
 
