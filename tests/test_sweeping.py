@@ -9,9 +9,12 @@ import safetensors.torch
 import torch
 import yaml
 
+from stillhouse.core.config import load_config
+from stillhouse.pipeline_config import PipelineConfig
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.testing import run_here
 
+ROOT = Path(__file__).parents[1]
 GRID = {"space": {"distill.lr": [1e-3, 1e-2], "distill.student.model_args.depth": [1, 2]}}
 STUDY = {
     "name": "search",
@@ -223,3 +226,11 @@ def test_a_store_that_grew_wants_another_sweep(config: Path) -> None:
     assert ended.status == 3 and "the store has grown to 3 views" in ended.last
     assert "name the new sweep otherwise (sweep.name)" in ended.last
     assert run_here("sweep", config, "views.num=3", "sweep.name=grown").status == 0
+
+
+def test_the_example_is_a_study_of_the_demos_store() -> None:
+    example, demo = (load_config(PipelineConfig, ROOT / name, []) for name in ("examples/sweep.yaml", "pipeline.yaml"))
+    assert example.sweep is not None and example.sweep.study is not None
+    assert example.store_path == demo.store_path
+    assert (example.views, example.ingest) == (demo.views, demo.ingest)
+    assert [one.name for one in example.teachers] == [one.name for one in demo.teachers]
