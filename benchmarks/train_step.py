@@ -144,7 +144,7 @@ def main() -> None:
     options_of = parser(__doc__, quick="a smaller batch, fewer rounds")
     options_of.add_argument("--work", type=Path, required=True, help="where the store goes")
     options = options_of.parse_args()
-    batch, num_rounds, curve_steps = (8, 3, 6) if options.quick else (32, 9, 24)
+    batch, num_rounds, curve_steps = (8, 3, 6) if options.quick else (16, 7, 16)
     store, bars, table = store_of(options.work, teacher_config("S"), batch), Bars(), {}
     for name, objectives in OBJECTIVES.items():
         ours, plain, flops = ours_and_plain(store, settings(objectives, batch))

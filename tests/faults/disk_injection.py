@@ -6,14 +6,13 @@ import io
 import os
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hooked_files import absolute, half, opening
+from hooked_files import absolute, counts, half, opening
 
 from stillhouse.testing import Ended
 
@@ -66,7 +65,7 @@ class Call:
 
 
 class Injected:
-    """Counts the calls of the main thread that change something below `root`, and lets one of them fail.
+    """Counts the calls that change something below `root`, and lets one of them fail.
 
     A write that fails has written half of its bytes, a file that fails to close is closed. A context manager.
 
@@ -109,7 +108,7 @@ class Injected:
 
     def fails(self, name: str, path: str) -> OSError | None:
         """Count a call; the error that it is to end with."""
-        if threading.current_thread() is not threading.main_thread() or not path.startswith(self._root):
+        if not counts() or not path.startswith(self._root):
             return None
         call = Call(len(self.calls) + 1, name, path.removeprefix(self._root))
         self.calls.append(call)

@@ -1,4 +1,4 @@
-"""Where a process can be killed: every call of its main thread that changes what is on disk.
+"""Where a process can be killed: every call that changes what is on disk.
 
 `Points` counts those calls below one folder and, if asked, sends the process a signal at one of them: before the call;
 at a write after half of its bytes, so that files are torn; and once more just after a file was made, while it is empty.
@@ -10,7 +10,6 @@ import builtins
 import io
 import os
 import signal
-import threading
 import time
 import traceback
 import warnings
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hooked_files import absolute, half, opening
+from hooked_files import absolute, counts, half, opening
 
 from stillhouse.storage.commit import Attempt
 
@@ -76,7 +75,7 @@ class Points:
 
     def point(self, name: str, path: str, torn: Callable[[], object] = lambda: None) -> bool:
         """One call; True if it counts. `torn` does what of it is done when the signal comes."""
-        if threading.current_thread() is not threading.main_thread():
+        if not counts():
             return False
         below = path.removeprefix(self._root)
         if (path != self._root and below[:1] != "/") or len(below) == len(path):

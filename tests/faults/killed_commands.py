@@ -25,8 +25,8 @@ from kill_points import Points
 points = Points(Path({root!r}), Path({trace!r}), {at})
 points.install()
 if {verb!r} == "distill":
-    import stillhouse.stage2_distill.run as run
-    points.tell_of(run, "save_checkpoint", lambda path: path.name)
+    import stillhouse.stage2_distill.sitting as sitting
+    points.tell_of(sitting, "save_checkpoint", lambda path: path.name)
 """
 
 

@@ -158,7 +158,7 @@ def test_lost_work_is_seen(build: Build, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_stop_without_a_checkpoint_is_seen(made: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    forgets = "\nimport stillhouse.stage2_distill.run as run\nrun.save_checkpoint = lambda *_: None\n"
+    forgets = "\nimport stillhouse.stage2_distill.sitting as sitting\nsitting.save_checkpoint = lambda *_: None\n"
     monkeypatch.setattr(disk_stops, "TOLD_STEPS", disk_stops.TOLD_STEPS + forgets)
     monkeypatch.setattr(disk_stops, "GRACES_S", (2.0,))
     found = stops(made, 2, steps=3).violations

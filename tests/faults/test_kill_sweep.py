@@ -175,7 +175,7 @@ def in_place(path, last_step):
         lines = path.read_text().splitlines()
         path.write_text("".join(line + "\\n" for line in lines if checkpoint._step_of(line) <= last_step))
 
-run.truncate_jsonl = in_place
+sitting.truncate_jsonl = in_place
 """
 
 
