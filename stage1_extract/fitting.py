@@ -20,6 +20,7 @@ from stillhouse.storage.writer import commit_codecs
 
 from .config import TeacherConfig
 from .levels import DEFAULT
+from .tolerance import against_fp32
 from .units import TeacherPass, Unit
 
 FIT_ROWS = 2048
@@ -55,6 +56,13 @@ def fit_codecs(work: TeacherPass, reporter: Reporter) -> None:
         "rows": {level: len(one) for level, one in sample.items()},
     }
     facts: dict[str, Any] = {"fitted_on": fitted_on, "config": identity(config)}
+    if config.precision != "fp32":
+        unit, kept = next(iter(work.kept.items()))
+        facts["against_fp32"] = found = against_fp32(work, unit, kept[0])
+        told = ", ".join(f"{level} {one['nmse']:.1e}" for level, one in found.items())
+        reporter.say(
+            f"teacher {config.name}: squared error of {config.precision} against fp32, of the variance: {told}"
+        )
     if config.budget is None:
         codecs = {
             level: fit_codec(config.codec_of(level), tokens, spec.levels[level].grid)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillhouse.core.attention import prefer_products
 from stillhouse.core.encoders import (
     STATISTICS,
     Encoder,
@@ -65,9 +66,15 @@ class Teacher:
     def __init__(self, config: TeacherConfig, *, view_size: int, device: str = "auto") -> None:
         size = config.image_size or view_size
         self.device = pick_device(device)
-        self.encoder: Encoder = build_encoder(config, image_size=size, classifier=LOGITS in config.levels).to(
-            self.device
-        )
+        encoder = build_encoder(config, image_size=size, classifier=LOGITS in config.levels)
+        self._weights_sha256 = weights_sha256(encoder)
+        self._half = config.precision == "bf16" and _all_weights(encoder)
+        if self._half:
+            encoder.to(torch.bfloat16)
+        self.encoder: Encoder = encoder.to(self.device)
+        if config.precision == "bf16" and encoder.is_vit:
+            num_tokens = size**2 // encoder.model.patch_embed.patch_size[0] ** 2
+            prefer_products(encoder, num_tokens=num_tokens, dtype=torch.bfloat16, device=self.device)
         mean, std = STATISTICS.get(config.statistics) or default_statistics(self.encoder)
         self.preprocessing = Preprocessing(mean=config.mean or mean, std=config.std or std, size=size)
         self.config = config
@@ -86,7 +93,7 @@ class Teacher:
         return TeacherSpec(
             name=self.config.name,
             model=self.config.model,
-            weights_sha256=weights_sha256(self.encoder),
+            weights_sha256=self._weights_sha256,
             preprocessing=self.preprocessing,
             levels=described,
             codec=self.config.codec_told,
@@ -132,9 +139,20 @@ class Teacher:
 
     def _levels(self, pixels_BHWC: Pixels) -> dict[str, Level]:
         x_BCHW = normalise(pixels_BHWC, self.preprocessing.mean, self.preprocessing.std, self.device)
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        if self._half:
+            x_BCHW = x_BCHW.to(torch.bfloat16)
+        autocasts = self.config.precision == "bf16" and not self._half
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=autocasts)
         with torch.inference_mode(), autocast:
             return levels_of(self.encoder, x_BCHW, self.config.levels)
+
+
+def _all_weights(encoder: Encoder) -> bool:
+    """True for a ViT whose numbers are all weights, as DINOv2's and CLIP's are: it can be in bf16 as a whole.
+
+    Running statistics and tables of positions cannot; models that have them need autocast.
+    """
+    return encoder.is_vit and not any(buffer.is_floating_point() for buffer in encoder.buffers())
 
 
 def _array(tensor: Tensor) -> npt.NDArray[np.float32]:

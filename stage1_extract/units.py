@@ -108,7 +108,7 @@ class TeacherPass:
         self.store, self.teacher, self.policy = store, teacher, policy
         self.kept: dict[Unit, deque[Seen]] = {}
         """The beginnings of units that the teacher has been asked about already, by the fit of the codecs."""
-        self._pool = pool
+        self.pool = pool
 
     def ask(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, Seen]]:
         """What the teacher says of each batch of units, in order; nothing is written."""
@@ -191,7 +191,7 @@ class TeacherPass:
             found.hashes[i] = max(view_hash(pixels), 1)
             found.pixels[i] = resize_pixels(pixels[None], seen_size)[0]
 
-        found.threads += [self._pool.submit(one, i, row) for i, row in enumerate(rows.tolist())]
+        found.threads += [self.pool.submit(one, i, row) for i, row in enumerate(rows.tolist())]
         return found
 
     def _commit(self, begun: _Begun) -> int:

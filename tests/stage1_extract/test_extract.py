@@ -471,3 +471,16 @@ def make_events(tmp_path: Path) -> Callable[[], tuple[Reporter, Callable[[], lis
         return reporter, read
 
     return make
+
+
+def test_what_half_precision_costs_is_kept(fresh: Store, teacher: TeacherConfig) -> None:
+    """Beside the codecs, of every level; a teacher in float32 has nothing to say."""
+    half = teacher.model_copy(update={"precision": "bf16"})
+    run(fresh, half)
+    facts = fresh.require("codecs/tiny", "codecs").facts
+    assert facts["against_fp32"].keys() == {"cls", "patch"}
+    for level, found in facts["against_fp32"].items():
+        assert found["rows"] == len(fresh.good_rows(0)) and 0.999 < found["min_cosine"] <= found["mean_cosine"] < 1, (
+            level
+        )
+    assert 0 < facts["against_fp32"]["patch"]["nmse"] < 1e-3  # the cls of random weights hardly varies

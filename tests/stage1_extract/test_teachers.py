@@ -123,6 +123,29 @@ def test_bf16_is_near_fp32(tmp_path: Path) -> None:
         assert half(pixels)[level].dtype == np.float32
         assert 0 < float(np.abs(half(pixels)[level] - tokens).max()) < 0.1 * float(np.abs(tokens).max())
     assert half.spec != exact.spec
+    assert half.spec.weights_sha256 == exact.spec.weights_sha256
+    assert {one.dtype for one in half.encoder.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("test_efficientnet", {}),
+        ("vit_small_patch16_dinov3_qkvb", {"embed_dim": 48, "depth": 2, "num_heads": 3}),
+    ],
+)
+def test_bf16_leaves_weights_alone_beside_numbers_that_are_none(
+    tmp_path: Path, model: str, args: dict[str, Any]
+) -> None:
+    """Running statistics, and tables of positions."""
+    exact, half = (
+        Teacher(tiny_teacher(tmp_path, model=model, model_args=args, precision=it), view_size=64, device="cpu")
+        for it in ("fp32", "bf16")
+    )
+    assert {one.dtype for one in half.encoder.parameters()} == {torch.float32}
+    pixels = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    for level, tokens in exact(pixels).items():
+        assert 0 < ((half(pixels)[level] - tokens) ** 2).mean() < 1e-3 * tokens.var(), level
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
