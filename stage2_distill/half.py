@@ -35,7 +35,9 @@ class Half(Generic[M]):
 
     @torch.no_grad()
     def hand_over(self) -> None:
-        """Give the masters the gradients, in float32, and forget them."""
+        """Add the gradients to those of the masters, in float32, and forget them."""
         for master, mine in zip(self._masters, self._copies, strict=True):
             if mine.grad is not None:
-                master.grad, mine.grad = mine.grad.to(master.dtype), None
+                given = mine.grad.to(master.dtype)
+                master.grad = given if master.grad is None else master.grad.add_(given)
+                mine.grad = None

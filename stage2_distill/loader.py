@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.pixels import resize_pixels
+from stillhouse.core.timing import Seconds, timed
 from stillhouse.storage.decode import decode
 from stillhouse.storage.features import Features
 from stillhouse.storage.features import Window as CodeWindow
@@ -92,10 +93,20 @@ class Loader:
         number = {label: place for place, label in enumerate(classes)}
         self._classes = {block: block_classes(store, block, number) for block in self._blocks} if classes else {}
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
+        self.spent = Seconds()
+        """What the threads beside training do: read, verify, decode, render."""
         self._pool = ThreadPoolExecutor(config.threads, "loader")
         self._reader = ThreadPoolExecutor(1, "windows")
         self._cache: dict[tuple[int, int, int], Pixels] = {}
         self._cache_room = config.pixel_cache_mb * 2**20 // (image_size * image_size * 3)
+
+    @property
+    def missing_cache_mb(self) -> int:
+        """What `pixel_cache_mb` lacks to hold every view that training comes back to; 0: it holds them."""
+        views = self._store.spec.num_views
+        comes_back = self._config.epochs * self._config.repeats > views
+        missing = self.num_rows * views - self._cache_room if comes_back else 0
+        return max(0, -(-missing * self._size**2 * 3 // 2**20))
 
     def __enter__(self) -> Self:
         return self
@@ -167,11 +178,12 @@ class Loader:
                 features.window(view, window.blocks, out[turn * num : (turn + 1) * num])
             return CodeWindow(features, out)
 
-        return {
-            (teacher, level): every_view(features)
-            for teacher, levels in self._features.items()
-            for level, features in levels.items()
-        }
+        with self.spent.measure():
+            return {
+                (teacher, level): every_view(features)
+                for teacher, levels in self._features.items()
+                for level, features in levels.items()
+            }
 
     def _make(self, pieces: list["_Piece"]) -> Batch:
         pairs = np.concatenate([piece.window.pairs[piece.rows] for piece in pieces])
@@ -187,7 +199,8 @@ class Loader:
                     filled += len(places)
                 codes[teacher][level] = features.codes(out)
         seen = zip(views.tolist(), pairs.tolist(), strict=True)
-        pixels = np.stack([self._pixels(view, block, row) for view, (block, row) in seen])
+        with self.spent.measure():
+            pixels = np.stack([self._pixels(view, block, row) for view, (block, row) in seen])
         label_B = np.array([self._classes[b][r] for b, r in pairs.tolist()], np.int64) if self._classes else None
         return Batch(pixels, codes, pairs, label_B)
 
@@ -196,9 +209,10 @@ class Loader:
         key = (view, block, row)
         kept = self._cache.get(key)
         if kept is None:
-            image = decode(self._store.image_bytes(block, row))
-            whole = render(image, self._store.view_params(view, block)[row], self._store.spec.view_size)
-            kept = resize_pixels(whole[None], self._size)[0]
+            data, params = self._store.image_bytes(block, row), self._store.view_params(view, block)[row]
+            with timed("render"):
+                whole = render(decode(data), params, self._store.spec.view_size)
+                kept = resize_pixels(whole[None], self._size)[0]
             if len(self._cache) < self._cache_room:
                 self._cache[key] = kept
         return kept

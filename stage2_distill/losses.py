@@ -4,13 +4,10 @@ Legend: B batch, M masked samples (the first ones), T patches, C codes a token, 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillhouse.core.encoders import on_device
 from stillhouse.storage.store import Store
 
 from .config import DistillConfig
@@ -88,12 +85,12 @@ class TeacherLoss:
     def compare(
         self,
         predicted: Predictions,
-        codes: Mapping[str, npt.NDArray[Any]],
+        codes: Mapping[str, Tensor],
         mask_MT: Tensor | None,
         label_B: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Each term's own value, by its name in logs."""
-        found = {level: self._target(level, codes[level]) for level in self.taught.levels}
+        """Each term's own value, by its name in logs; codes are on the device."""
+        found = {level: self.targets[level](codes[level]) for level in self.taught.levels}
         patch_BTD, masked = found.get("patch"), None
         if predicted.masked_MD is not None:
             assert mask_MT is not None and patch_BTD is not None
@@ -112,9 +109,6 @@ class TeacherLoss:
             temperature=self._temperature,
         )
         return {self.taught.tag + name: OBJECTIVES[name](predicted, target) for name in self.taught.weights}
-
-    def _target(self, level: str, codes: npt.NDArray[Any]) -> Tensor:
-        return self.targets[level](on_device(codes, self._device))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -28,6 +28,7 @@ from .ranks import ALONE, Ranks
 from .sitting import Sitting
 from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
 from .trainer import Trainer, has_batch_norm
+from .waiting import where_it_went
 from .watch import SeenEnough, Watch
 
 RESULT = "result.json"
@@ -228,12 +229,13 @@ def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> d
     total = sum(sitting.trainer.num_steps for sitting in sittings) * config.batch
     with reporter.task(f"distill {name}", total) as task:
         task.resume(sum(sitting.trainer.step for sitting in sittings) * config.batch)
-        waited = time.monotonic()
+        waited, waits_s = time.monotonic(), 0.0
         for step, batch in enumerate(ranks.together(_batches(loader, first, last)), first):
             ready = [
                 n for n, one in enumerate(sittings) if one.trainer.step == step and not one.ended and n not in left
             ]
             wait_s = (time.monotonic() - waited) / max(len(ready), 1)
+            waits_s += wait_s * max(len(ready), 1)
             for number in ready:
                 try:
                     loss = sittings[number].step(batch, wait_s)
@@ -242,6 +244,8 @@ def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> d
                     continue
                 task.advance(config.batch, "" if loss is None else f"loss {loss:.4f}")
             waited = time.monotonic()
+    if line := where_it_went(loader, [one.trainer for one in sittings], waits_s, last - first):
+        reporter.say(f"distill {name}: {line}")
     return left
 
 

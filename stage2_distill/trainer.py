@@ -5,6 +5,7 @@ Legend: B batch, M masked samples, T patches, D width of the targets.
 
 import contextlib
 import copy
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from stillhouse.core import rng
 from stillhouse.core.attention import prefer_products
 from stillhouse.core.encoders import normalise, on_device, pick_device
 from stillhouse.core.errors import DivergedError, UsageError
+from stillhouse.core.timing import Seconds
 from stillhouse.storage.specs import Preprocessing
 from stillhouse.storage.store import Store
 
@@ -84,6 +86,7 @@ class Trainer:
         runs = self.student if self._half is None else self._half.module
         self._predicting = ranks.synced(_Predicting(runs, self.heads, self.losses))
         self.step, self.num_steps, self.seconds = 0, 0, 0.0
+        self.spent, self.num_timed, self._times = Seconds(), 0, False
         self.lr = 0.0
         self.last_losses: dict[str, float] = {}
 
@@ -133,13 +136,15 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if self._half is not None:
             self._half.refresh()
+        self._times = (self.step + 1) % self.config.log_steps == 0
+        self._finish_before()
         losses = self._gradients(batch)
-        if self._half is not None:
-            self._half.hand_over()
-        self._scaler.step(self.optimiser)
-        self._scaler.update()
-        self._update_ema()
+        with self._timed("backward"):
+            self._scaler.step(self.optimiser)
+            self._scaler.update()
+            self._update_ema()
         self.step += 1
+        self.num_timed += self._times
         if self.step % self.config.log_steps == 0 or self.step == self.num_steps:
             losses = self.ranks.mean(losses)
             self.last_losses = {name: float(value) for name, value in losses.items()}
@@ -156,26 +161,49 @@ class Trainer:
             torch.manual_seed(seed)
             with self._unsynced() if turn + 1 < turns else contextlib.nullcontext(), self.ranks.others_needed():
                 found = self._losses(batch.turn(turn, turns) if turns > 1 else batch, part)
-                self._scaler.scale(found["total"]).backward()  # type: ignore[no-untyped-call]
+                with self._timed("backward"):
+                    self._scaler.scale(found["total"]).backward()  # type: ignore[no-untyped-call]
+            if self._half is not None:
+                self._half.hand_over()  # turns are summed in float32
             losses = {name: loss.detach() + losses.get(name, 0) for name, loss in found.items()}
         return losses
 
+    def _finish_before(self) -> None:
+        """What a GPU still does of the step before is no part of a step that is timed."""
+        if self._times and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """On the steps that are logged, at whose end a GPU is waited for anyway, a part is waited for and timed."""
+        begin = time.perf_counter()
+        yield
+        if self._times:
+            self._finish_before()
+            self.spent.add(part, time.perf_counter() - begin)
+
     def _unsynced(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients are summed here and not yet averaged over ranks."""
+        """Gradients are summed here and not yet averaged over ranks; those of a half copy are, before they are handed over."""
         module: Any = self._predicting
-        return contextlib.nullcontext() if self.ranks.num == 1 else module.no_sync()
+        return contextlib.nullcontext() if self.ranks.num == 1 or self._half is not None else module.no_sync()
 
     def _losses(self, batch: Batch, part: Part) -> dict[str, Tensor]:
         """What a part of the batch adds to each loss, times the number of ranks, over which it is averaged."""
         mask_MT = self._mask(part) if self._masks else None
-        label_B = None if batch.label_B is None else on_device(batch.label_B, self.device)
-        pixels = normalise(batch.pixels_BSSC, self._pixels.mean, self._pixels.std, self.device)
         half = AUTOCAST.get(self.config.precision)
-        with torch.autocast(self.device.type, half, enabled=half is not None):
-            predictions = self._predicting(pixels if self._half is None else pixels.to(half), mask_MT)
-        losses: dict[str, Tensor] = {}
-        for loss, predicted in zip(self.losses, predictions, strict=True):
-            losses |= loss.compare(predicted, batch.codes[loss.taught.name], mask_MT, label_B)
+        with self._timed("h2d"):
+            label_B = None if batch.label_B is None else on_device(batch.label_B, self.device)
+            pixels = normalise(batch.pixels_BSSC, self._pixels.mean, self._pixels.std, self.device)
+            codes = [
+                {level: on_device(batch.codes[one.name][level], self.device) for level in one.levels}
+                for one in (loss.taught for loss in self.losses)
+            ]
+        with self._timed("forward"):
+            with torch.autocast(self.device.type, half, enabled=half is not None):
+                predictions = self._predicting(pixels if self._half is None else pixels.to(half), mask_MT)
+            losses: dict[str, Tensor] = {}
+            for loss, predicted, told in zip(self.losses, predictions, codes, strict=True):
+                losses |= loss.compare(predicted, told, mask_MT, label_B)
         if part.of > 1:
             losses = {name: loss * self._share(name, part) for name, loss in losses.items()}
         return {**losses, "total": torch.stack([self._weights[name] * loss for name, loss in losses.items()]).sum()}

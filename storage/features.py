@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError
+from stillhouse.core.timing import timed
 
 from . import layout
 from .codecs import Codec, CodeType, stored_type, unpack
@@ -95,7 +96,8 @@ class Features:
         if self._packed:
             packed = self._stored.buffer(len(rows))
             shard.read(rows, packed)
-            self.codes(out)[:] = unpack(self._codec, self._stored.codes(packed))
+            with timed("decode"):
+                self.codes(out)[:] = unpack(self._codec, self._stored.codes(packed))
         else:
             shard.read(rows, out)
         return self.codes(out)

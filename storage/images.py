@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 from stillhouse.core.errors import CorruptError, MissingError
+from stillhouse.core.timing import timed
 
 from .crc import crc32c
 from .disk import disk_errors
@@ -70,9 +71,11 @@ class ImageReader:
             raise CorruptError(
                 f"image {key!r} is {place} of {self.path}, which has {self._size} bytes", hint="run `stillhouse verify`"
             )
-        with disk_errors(self.path):
+        with disk_errors(self.path), timed("read"):
             data = os.pread(self._fd, length, offset)
-        if len(data) != length or crc32c(data) != crc:
+        with timed("verify"):
+            whole = len(data) == length and crc32c(data) == crc
+        if not whole:
             hint = "run `stillhouse verify` on the store"
             raise CorruptError(f"image {key!r} at offset {offset} of {self.path} does not match its crc32c", hint=hint)
         return data

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.core.errors import CorruptError, MissingError
+from stillhouse.core.timing import timed
 
 from .crc import CRC_BYTES, RESIDUE, append_crcs, crc32c, run_residue, with_crc, without_crc
 from .disk import disk_errors
@@ -231,19 +232,26 @@ class ShardReader:
         for start in range(0, len(rows), most):
             stop = min(len(rows), start + most)
             piece = flat[start * stride : stop * stride]
-            self._fill(piece, offset + start * stride)
-            if crc32c(piece) != run_residue(stride, stop - start):
+            with timed("read"):
+                self._fill(piece, offset + start * stride)
+            with timed("verify"):
+                whole = crc32c(piece) == run_residue(stride, stop - start)
+            if not whole:
                 raise self._mismatch(rows[start:stop], out[start:stop])
 
     def _read_frames(self, rows: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], out: Rows) -> None:
         lengths = self._length_B[rows].tolist()
         for i, (row, offset, length) in enumerate(zip(rows.tolist(), offsets.tolist(), lengths, strict=True)):
             frame = bytearray(length)
-            self._fill(memoryview(frame), offset)
-            if crc32c(frame) != RESIDUE:
+            with timed("read"):
+                self._fill(memoryview(frame), offset)
+            with timed("verify"):
+                whole = crc32c(frame) == RESIDUE
+            if not whole:
                 raise CorruptError(f"row {row} of shard {self.path} does not match its crc32c", hint=_VERIFY)
             where = f"row {row} of shard {self.path}"
-            decompress(bytes(memoryview(frame)[:-CRC_BYTES]), out[i, : self._row_bytes], where)
+            with timed("decode"):
+                decompress(bytes(memoryview(frame)[:-CRC_BYTES]), out[i, : self._row_bytes], where)
 
     def _mismatch(self, rows: Sequence[int] | npt.NDArray[np.int64], read: Rows) -> CorruptError:
         wrong = [int(row) for row, found in zip(rows, read, strict=True) if crc32c(found) != RESIDUE]

@@ -4,7 +4,6 @@ The folder is tried out, not asked: names of file systems say little about what 
 """
 
 import importlib.metadata
-import os
 import platform
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from rich.text import Text
 
 from stillhouse import __version__
+from stillhouse.core.cores import num_cores
 from stillhouse.core.errors import EXIT_OK, EXIT_RESOURCE, BusyError, ResourceError, StillhouseError, one_line
 from stillhouse.core.events import results_console
 from stillhouse.storage.disk import create_once, only_process_in, publish_folder, replace_file, sync_folder
@@ -79,14 +79,10 @@ def print_findings(findings: list[Finding]) -> None:
 
 
 def _machine() -> Finding:
-    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores"
+    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {num_cores()} cores"
     if sys.platform != "linux":
         return Finding("machine", "warn", found, "stillhouse is written for and tested on Linux")
     return Finding("machine", "ok", found)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Finding:

@@ -1,6 +1,5 @@
 """What `inspect`, `verify` and `gc` tell about a store."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from stillhouse.core.cores import num_cores
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
 from stillhouse.core.events import Reporter, printable, results_console
 from stillhouse.storage import layout
@@ -236,7 +236,7 @@ def _rendered(store: Store, known: Sequence[Problem], reporter: Reporter) -> Ite
     damaged = {problem.redone_by for problem in known}
     blocks = [block for block in range(len(store.plan.blocks)) if layout.images_unit(block) not in damaged]
     total = sum(store.plan.blocks[block].num_rows for block in blocks)
-    threads = len(os.sched_getaffinity(0))
+    threads = num_cores()
     with reporter.task("pixels", total) as task:
         for block in blocks:
             yield from pixel_problems(store, block, threads, task.advance)

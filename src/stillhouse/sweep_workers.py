@@ -210,7 +210,7 @@ def _local(num: int) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # of its own choice: without one Dask warns where 8787 is taken
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )

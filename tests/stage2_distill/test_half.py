@@ -43,6 +43,17 @@ def test_small_steps_are_not_lost_in_the_masters() -> None:
     assert half.module.weight.item() < 1
 
 
+def test_turns_are_summed_in_full_precision() -> None:
+    """In bfloat16 256 + 1 is 256."""
+    masters = nn.Linear(1, 1, bias=False)
+    half = Half(masters, torch.bfloat16)
+    half.refresh()
+    for x in (256.0, 1.0, 1.0):
+        half.module(torch.full((1, 1), x, dtype=torch.bfloat16)).sum().backward()
+        half.hand_over()
+    assert masters.weight.grad is not None and masters.weight.grad.item() == 258
+
+
 def test_running_statistics_stay_in_full_precision() -> None:
     assert can_be_halved(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
     assert not can_be_halved(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)))
