@@ -9,8 +9,9 @@ EfficientNet-Lite0; 5,000 images, 10 passes) in four ways that share seeds, init
     coded    from the store, tokens in about one bit a value
 
 for V = 1, 2, 5 and 10. `live` and `fresh` train on what the teacher says in float32. All are judged by kNN on held-out images.
-Wall time and CPU seconds are those of seed 0, which runs alone. `--shard 0/4` does a part of the other seeds, so that shards can
-share the work; the same command without it then does what is left and prints the tables. Every student is kept as a line.
+Wall time and CPU seconds are medians over seeds. `--shard 0/4` does a part of the seeds, so that shards can share a machine; the same
+command without it then does what is left and prints the tables, or those of what is there with `--kept`. Every student is kept as
+a line, and is compared with those of its own seeds.
 
 `--pairs DIR` is another table: a step with the teacher over the step from a store, for ViTs of real sizes with random weights,
 beside the ratio of the operations that the two need.
@@ -59,6 +60,7 @@ from stillhouse.storage.views import render
 
 FRESH, LIVE, CACHED, CODED = "fresh", "live", "cached", "coded"
 CODES = {CACHED: "fp16", CODED: {"cls": "ecsq:2", "patch": "ecsq:0.92"}}
+WAYS = (FRESH, LIVE, CACHED, CODED)
 VIEWS = (1, 2, 5, 10)
 READ_AHEAD = 4
 NOISE = 2.0
@@ -87,7 +89,6 @@ class Study:
             self.store, _ = run_ingest(self.pipeline, reporter, ledger)
             run_extract(self.pipeline, self.store, reporter, ledger)
         self.store = Store.open(self.store.root)
-        self.extract_seconds = ledger.seconds.get("extract", 0.0) / len(CODES)
         self._evaluation = EvalConfig(threads=threads)
         rows = [labelled_rows(self.store, split) for split in ("train", "test")]
         self._judged = [(part, middle_pixels(self.store, part, threads)) for part in rows]
@@ -190,24 +191,27 @@ def scores(lines: list[Line], bars: Bars) -> dict[str, dict[str, float | str]]:
     """A row for each way and number of views; `live` of as many views is what stored tokens are compared with."""
     table: dict[str, dict[str, float | str]] = {}
     by_choice: dict[str, dict[int, Line]] = {}
-    for line in lines:
+    for line in sorted(lines, key=lambda line: (line["views"], WAYS.index(line["way"]), line["seed"])):
         by_choice.setdefault(line["choice"], {})[line["seed"]] = line
     fresh = {seed: line["knn"] for seed, line in by_choice[f"{FRESH} 0"].items()}
     for choice, by_seed in by_choice.items():
         values = {seed: line["knn"] for seed, line in by_seed.items()}
-        mean, num, first = statistics.mean(values.values()), len(values), by_seed[0]
-        row: dict[str, float | str] = {"knn": mean}
+        mean, num, first = statistics.mean(values.values()), len(values), next(iter(by_seed.values()))
+        row: dict[str, float | str] = {"seeds": num, "knn": mean}
         if num > 1:
             half = float(stats.t.ppf(0.975, num - 1)) * statistics.stdev(values.values()) / num**0.5
             row["interval"] = f"± {half:.3f}"
-        row |= {"seconds": first["seconds"], "cpu_seconds": first["cpu_seconds"]}
+        row |= {name: median(list(by_seed.values()), name) for name in ("loss", "seconds", "cpu_seconds")}
         way = first["way"]
         if way != FRESH:
             row |= _told("to fresh", compared(values, fresh))
         if way in CODES:
-            live = {seed: line["knn"] for seed, line in by_choice[f"{LIVE} {first['views']}"].items()}
-            found = compared(values, live)
+            of_live = by_choice[f"{LIVE} {first['views']}"]
+            found = compared(values, {seed: line["knn"] for seed, line in of_live.items()})
             row |= _told("to live", found)
+            row["loss to live"] = statistics.mean(
+                line["loss"] - of_live[seed]["loss"] for seed, line in by_seed.items() if seed in of_live
+            )
             if "in_deviations" in found:
                 name = f"cached_vs_live.{way}.{first['views']}_views.in_deviations"
                 bars.check(name, abs(found["in_deviations"]), "<=", NOISE)
@@ -221,13 +225,21 @@ def _told(name: str, found: dict[str, Any]) -> dict[str, float | str]:
     return {name: f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"}
 
 
-def costs(lines: list[Line], views: tuple[int, ...], extract_seconds: float) -> dict[str, dict[str, float | str]]:
-    """What the extraction of V views takes, what a student then saves against the live teacher, how many pay for it."""
-    first = {line["choice"]: line for line in lines if line["seed"] == 0}
+def median(lines: list[Line], name: str) -> float:
+    """Of one number, over lines."""
+    return float(statistics.median(line[name] for line in lines))
+
+
+def costs(lines: list[Line], views: tuple[int, ...], total: float) -> dict[str, dict[str, float | str]]:
+    """What the extraction of V views takes (`total` for the most), what a student then saves against the live teacher, how many pay for it."""
+    seconds = {
+        choice: median([line for line in lines if line["choice"] == choice], "seconds")
+        for choice in {line["choice"] for line in lines}
+    }
     table: dict[str, dict[str, float | str]] = {}
     for num in views:
-        extraction = extract_seconds * num / max(views)
-        saved = first[f"{FRESH} 0"]["seconds"] - first[f"{CACHED} {num}"]["seconds"]
+        extraction = total * num / max(views)
+        saved = seconds[f"{FRESH} 0"] - seconds[f"{CACHED} {num}"]
         row: dict[str, float | str] = {"extraction_seconds": extraction, "saved_a_student": saved}
         row["students_that_pay"] = extraction / saved if saved > 0 else "never"
         table[f"{num} views"] = row
@@ -297,6 +309,7 @@ def main() -> None:
     options_of.add_argument("--epochs", type=int, default=10)
     options_of.add_argument("--threads", type=int, default=2)
     options_of.add_argument("--shard", default="0/1", help="this part of the seeds after the first, e.g. 1/4")
+    options_of.add_argument("--kept", action="store_true", help="only the tables, of the students that are there")
     options_of.add_argument("--pairs", type=Path, help="the table of pairs alone, with stores in this folder")
     options_of.add_argument("--batch", type=int, default=16, help="of the pairs")
     options = options_of.parse_args()
@@ -304,24 +317,39 @@ def main() -> None:
     if options.pairs is not None:
         table = pairs(options.pairs, options.batch, 3 if options.quick else 7, PAIRS[:1] if options.quick else PAIRS)
         print_table("seconds of a step cached and live, live over cached as measured and by operations", table)
+        if "S from g" in table:
+            bars.check("cached_vs_live.live_over_cached.S_from_g", table["S from g"]["live_over_cached"], ">=", 8)
         write_json(options.json, bars, {"a step with the live teacher over one from the store": table})
         return
     views, epochs, seeds = ((1, 2), 1, 1) if options.quick else (VIEWS, options.epochs, options.seeds)
+    if options.kept:
+        lines = [
+            json.loads(path.read_text(encoding="utf-8")) for path in sorted((options.work / "lines").glob("*.json"))
+        ]
+        tell(lines, views, extract_seconds(options.work), options.json)
+        return
     study = Study(options.work, options.data, views, epochs, options.threads)
     todo, (part, of) = tasks(views, seeds), map(int, options.shard.split("/"))
-    if of > 1:
-        for place, task in enumerate([task for task in todo if task[2] > 0]):
-            if place % of == part:
-                study.run(*task)
-        return
-    lines = [study.run(*task) for task in todo]
-    table_of_scores, table_of_costs = scores(lines, bars), costs(lines, views, study.extract_seconds)
+    lines = [study.run(*task) for task in todo[part::of]]
+    if of == 1:
+        tell(lines, views, extract_seconds(options.work), options.json)
+
+
+def extract_seconds(work: Path) -> float:
+    """That the pass of one teacher over all views took."""
+    return Ledger(work).seconds.get("extract", 0.0) / len(CODES)
+
+
+def tell(lines: list[Line], views: tuple[int, ...], extraction: float, json_path: Path | None) -> None:
+    """Print and keep the tables of scores and of costs."""
+    bars = Bars()
+    table_of_scores, table_of_costs = scores(lines, bars), costs(lines, views, extraction)
     for name, row in table_of_scores.items():
         print(name, {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
     for name, row in table_of_costs.items():
         print(name, {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
     bars.print()
-    write_json(options.json, bars, {"scores and costs of seed 0": table_of_scores, "what pays": table_of_costs})
+    write_json(json_path, bars, {"scores and costs": table_of_scores, "what pays": table_of_costs})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Random images, and a ViT/14 with random weights. `pass` renders, asks the teacher, encodes and commits whole units of a fresh copy of
 a store; `bare` asks the same teacher about as many views that are in memory, and drops what it says. Loading the teacher
-and fitting codecs are left out of both. Workers have a single-threaded teacher each; their rate is that of the blocks
-after the first quarter, when all of them are at work.
+and fitting codecs are left out of both. Workers have a single-threaded teacher each, and the codecs are there before they
+begin; their rate is that of the blocks after the first quarter, when all of them are at work.
 
 With one GPU there is nothing for a second worker to use, so that bar is measured on the CPU.
 """
@@ -11,6 +11,7 @@ With one GPU there is nothing for a second worker to use, so that bar is measure
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,7 @@ from stillhouse.stage1_extract.remaining import undecided
 from stillhouse.stage1_extract.station import ready_pass, write_units
 from stillhouse.stage1_extract.teachers import Teacher
 from stillhouse.stage1_extract.testing import tiny_images, tiny_ingest
+from stillhouse.stage1_extract.units import TeacherPass
 from stillhouse.storage.store import Store
 
 PASS, ALONE, WORKERS = "pass against bare", "teacher against matrix peak", "two workers against one"
@@ -68,13 +70,19 @@ def copies(store: Store, num: int) -> Iterator[Store]:
         shutil.rmtree(copy)
 
 
+def fitted(store: Store, config: TeacherConfig, run: ExtractConfig, pool: ThreadPoolExecutor) -> TeacherPass:
+    """A pass whose codecs are committed, and which has kept nothing of what the teacher said for them."""
+    work = ready_pass(store, config, run, pool)
+    fit_codecs(work, QUIET)
+    work.kept = {}
+    return work
+
+
 def pass_and_bare(store: Store, config: TeacherConfig, run: ExtractConfig, num_rounds: int) -> dict[str, Any]:
     """Images per second of both, and the ratio of their times."""
     num_images = store.plan.num_samples
     with worker_threads(run.threads, "render") as pool:
-        work = ready_pass(store, config, run, pool)
-        fit_codecs(work, QUIET)
-        work.kept = {}
+        work = fitted(store, config, run, pool)
         pixels = work.teacher.empty_pixels(config.batch)
         pixels[:] = np.random.Generator(np.random.PCG64(0)).integers(0, 256, pixels.shape, np.uint8)
         fresh = copies(store, num_rounds + 1)
@@ -128,6 +136,8 @@ def two_and_one(store: Store, config: TeacherConfig, run: ExtractConfig, num_rou
     """Blocks per second of one worker process and of two, once both are at work."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     threads = torch.get_num_threads()
+    with worker_threads(run.threads, "render") as pool:
+        fitted(store, config, run, pool)
     fresh = copies(store, 2 * num_rounds)
     for number in range(num_rounds):
         for workers in (1, 2) if number % 2 else (2, 1):
@@ -173,7 +183,7 @@ def main() -> None:
         keep(ALONE, peak, "extract.teacher_of_peak", ">=", 0.6)
         del teacher
         if not args.no_workers:
-            images, block = (32, 2) if args.quick else (512, 8)
+            images, block = (32, 2) if args.quick else (256, 8)
             few = ingested(Path(folder) / "workers", images, block)
             cpu = ExtractConfig(device="cpu", threads=1)
             both = two_and_one(few, teacher_config("S", batch=block), cpu, 1 if args.quick else 3)
