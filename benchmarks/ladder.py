@@ -40,7 +40,7 @@ from stillhouse.pipeline import run_distill, run_extract, run_ingest
 from stillhouse.pipeline_config import PipelineConfig, student_folder
 from stillhouse.stage1_extract.config import TeacherConfig
 from stillhouse.stage1_extract.teachers import Teacher
-from stillhouse.stage2_distill.run import STUDENT
+from stillhouse.stage2_distill.result import STUDENT
 from stillhouse.storage.store import Store
 
 FULL, TEACHER = "full", "teacher"

@@ -98,6 +98,8 @@ class DistillConfig(Config):
     has running statistics. `fp16`: autocast, scales gradients, and needs a GPU."""
     seed: int = Field(default=0, ge=0, lt=1 << 64)
     device: str = "auto"
+    pixels: Literal["replay", "rendered"] = "replay"
+    """`replay`: each view from its source image, as the teacher saw it. `rendered`: from the JPEGs of `stillhouse render`."""
     threads: int = Field(default=2, ge=1)
     """Threads that decode and render images."""
     window_blocks: int = Field(default=4, ge=1)
@@ -143,7 +145,14 @@ class DistillConfig(Config):
         return config_digest(self.described())
 
 
-LATER: Final[Mapping[str, Any]] = {"recipe": None, "teachers": {}, "temperature": 1.0, "repeats": 1, "accumulate": 1}
+LATER: Final[Mapping[str, Any]] = {
+    "recipe": None,
+    "teachers": {},
+    "temperature": 1.0,
+    "repeats": 1,
+    "accumulate": 1,
+    "pixels": "replay",
+}
 LATER_OF_STUDENT: Final[Mapping[str, Any]] = {"mask_token_std": 0.0}
 """Fields that came after the first runs, with the default that means what was done before."""
 

@@ -1,8 +1,8 @@
 """The loader: batches of codes and rendered pixels, in the order of training, ahead of their use.
 
 Codes come whole shards at a time, verified and unpacked, the next window of blocks in a thread of its own while one is used.
-Pixels are replayed from the stored images and parameters in threads (PIL releases the interpreter lock) and kept in memory as
-far as they fit, since a view that comes back in a later epoch has the same pixels.
+Pixels are replayed from the stored images and parameters, or decoded from rendered views, in threads (PIL releases the
+interpreter lock) and kept in memory as far as they fit, since a view that comes back in a later epoch has the same pixels.
 
 Legend: B batch, T tokens, C codes a token, S side of the student's input.
 """
@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.core.timing import Seconds, timed
-from stillhouse.storage.decode import decode
 from stillhouse.storage.features import Features
 from stillhouse.storage.features import Window as CodeWindow
 from stillhouse.storage.labels import block_classes
+from stillhouse.storage.rendered import read_rendered, require_rendered
+from stillhouse.storage.replay import replay
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
-from stillhouse.storage.views import render
 
 from .config import DistillConfig
 from .order import Window, epoch_windows, num_steps, views_of
@@ -72,6 +72,7 @@ class Loader:
 
     Raises:
         UsageError: fewer views than `repeats`, or a sample without the label that is asked for.
+        MissingError: rendered views are asked for, and some are not there.
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class Loader:
         number = {label: place for place, label in enumerate(classes)}
         self._classes = {block: block_classes(store, block, number) for block in self._blocks} if classes else {}
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
+        if config.pixels == "rendered":
+            require_rendered(store, self._blocks)
+        self._view = read_rendered if config.pixels == "rendered" else replay
         self.spent = Seconds()
         """What the threads beside training do: read, verify, decode, render."""
         self._pool = ThreadPoolExecutor(config.threads, "loader")
@@ -209,9 +213,8 @@ class Loader:
         key = (view, block, row)
         kept = self._cache.get(key)
         if kept is None:
-            data, params = self._store.image_bytes(block, row), self._store.view_params(view, block)[row]
+            whole = self._view(self._store, view, block, row)
             with timed("render"):
-                whole = render(decode(data), params, self._store.spec.view_size)
                 kept = resize_pixels(whole[None], self._size)[0]
             if len(self._cache) < self._cache_room:
                 self._cache[key] = kept

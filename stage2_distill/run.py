@@ -8,65 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from stillhouse.core.config import Config, parse_config
-from stillhouse.core.errors import CorruptError, DivergedError, UsageError
+from stillhouse.core.errors import DivergedError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.core.licences import missing_notice
-from stillhouse.storage.disk import only_process_in, replace_file
+from stillhouse.storage.disk import only_process_in
 from stillhouse.storage.seal import Seal, latest_seal
-from stillhouse.storage.signed_json import canonical_json, read_json
 from stillhouse.storage.store import Store
 
 from .config import DistillConfig
-from .export.mask_token import save_mask_token
-from .export.timm import export_student, is_whole, timm_config
-from .identity import growth_told, identity_of, require_same
+from .identity import growth_told, identity_of
 from .loader import Batch, Loader
 from .ranks import ALONE, Ranks
+from .result import DistillResult, finish, finished_as
 from .sitting import Sitting
-from .teachers import Taught, classes_for, grid_lines, lead_of, taught_by
+from .teachers import Taught, classes_for, grid_lines, taught_by
 from .trainer import Trainer, has_batch_norm
 from .waiting import where_it_went
 from .watch import SeenEnough, Watch
 
-RESULT = "result.json"
-STUDENT = "student"
 Left = DivergedError | SeenEnough
 """Why a run is left before its end, while others go on."""
-
-
-class DistillResult(Config):
-    """What a finished run says about itself; kept as `result.json` in its folder."""
-
-    name: str
-    config: dict[str, Any]
-    config_digest: str
-    store_sha256: str
-    """Content digest of the store as it was then sealed."""
-    trained_on_sha256: str
-    """Content digest of what was read from it: images, views and the features of its teachers."""
-    teacher: str
-    """The only one, or the one that weighs most."""
-    num_steps: int
-    num_parameters: int
-    image_size: int
-    weights_sha256: str
-    seconds: float
-    images_per_second: float
-    last_losses: dict[str, float]
-    student: str
-    """Folder of the exported student, relative to the run's."""
-    bases: dict[str, str] = Field(default_factory=dict)
-    """level -> codec in whose own basis its heads predicted; levels that are not here: in the teacher's channels.
-
-    Of several teachers: teacher/level.
-    """
-    mask_token_sha256: str = ""
-    """Of the file with the mask token; "": none was kept."""
-    teachers: dict[str, float] = Field(default_factory=dict)
-    """Where there were several: the weight of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +110,10 @@ def _held_or_finished(
 ) -> DistillResult | None:
     """The run's result if it is finished; else its folder is ours until `holds` ends."""
     with growth_told(store):
-        finished = _finished(folder, identity, reporter)
+        finished = finished_as(folder, identity, reporter)
         if finished is None:
             holds.enter_context(only_process_in(folder))
-            finished = _finished(
+            finished = finished_as(
                 folder, identity, Reporter(quiet=True)
             )  # by another process, just before we were alone
         return finished
@@ -185,10 +146,11 @@ def _begin(
 
 def _sharing(begun: Mapping[int, _Begun]) -> list[list[int]]:
     """The runs that want the same batches, however many epochs of them."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int | str, ...], list[int]] = {}
     for place, one in begun.items():
         config = one.run.config
-        wants = (config.seed, config.batch, config.repeats, config.window_blocks, one.trainer.student.image_size)
+        size = one.trainer.student.image_size
+        wants = (config.seed, config.batch, config.repeats, config.window_blocks, config.pixels, size)
         groups.setdefault(wants, []).append(place)
     return list(groups.values())
 
@@ -216,7 +178,13 @@ def _train(
             for sitting in sittings:
                 entered.enter_context(sitting)
         left = _steps(sittings, loader, reporter)
-        return ranks.from_first(lambda: [left.get(place) or _finish(one, sealed) for place, one in enumerate(begun)])
+
+        def end(place: int, one: _Begun) -> DistillResult | Left:
+            return left.get(place) or finish(
+                one.run.folder, one.trainer, one.taught, one.identity, sealed.content_sha256
+            )
+
+        return ranks.from_first(lambda: [end(place, one) for place, one in enumerate(begun)])
 
 
 def _steps(sittings: Sequence[Sitting], loader: Loader, reporter: Reporter) -> dict[int, Left]:
@@ -254,74 +222,3 @@ def _batches(loader: Loader, first: int, total: int) -> Iterator[Batch]:
     for epoch in range(first // loader.steps_per_epoch, -(-total // loader.steps_per_epoch)):
         start = max(0, first - epoch * loader.steps_per_epoch)
         yield from loader.epoch(epoch, start=start)
-
-
-def finished_run(folder: Path) -> DistillResult:
-    """The result of a run that is finished; UsageError when it is not."""
-    result = _read_result(folder)
-    if result is None:
-        raise UsageError(f"no finished student at {folder}", hint="run `stillhouse distill` first")
-    return result
-
-
-def _read_result(folder: Path) -> DistillResult | None:
-    path, hint = folder / RESULT, "delete it; `stillhouse distill` then goes on from the last checkpoint"
-    body = read_json(path, hint)
-    try:
-        return None if body is None else parse_config(DistillResult, body, where=str(path))
-    except UsageError as error:
-        raise CorruptError(error.message, hint=hint) from error
-
-
-def _finished(folder: Path, identity: dict[str, Any], reporter: Reporter) -> DistillResult | None:
-    """The result of the run, if it is finished, is this very run, and its exported student is whole."""
-    result = _read_result(folder)
-    if result is None:
-        return None
-    stored = {"config": result.config, "trained_on_sha256": result.trained_on_sha256, "teacher": result.teacher}
-    require_same(folder, stored | {"bases": result.bases, "teachers": result.teachers}, identity)
-    if not is_whole(folder / result.student, result.weights_sha256):
-        reporter.say(f"distill {result.name}: {folder / result.student} is damaged or gone, and is made again")
-        return None
-    return result
-
-
-def _finish(one: _Begun, sealed: Seal) -> DistillResult:
-    """Export the student, then write the result, whose presence says that the run is finished."""
-    config, folder, trainer, taught, spec = (
-        one.run.config,
-        one.run.folder,
-        one.trainer,
-        one.taught,
-        lead_of(one.taught).spec,
-    )
-    identity = one.identity | {"store_sha256": sealed.content_sha256}
-    card = {**identity, "teacher_spec": spec.model_dump(mode="json"), "num_steps": trainer.num_steps}
-    if len(taught) > 1:
-        card["teacher_specs"] = {one.name: one.spec.model_dump(mode="json") for one in taught}
-    described = timm_config(trainer.student, spec.preprocessing.mean, spec.preprocessing.std)
-    sha256 = export_student(folder / STUDENT, trainer.student_weights(), described, card)
-    if config.ema > 0:
-        export_student(folder / f"{STUDENT}-ema", trainer.ema_weights(), described, card)
-    images = trainer.num_steps * config.batch
-    result = DistillResult(
-        name=config.name,
-        config=identity["config"],
-        config_digest=config.digest(),
-        store_sha256=identity["store_sha256"],
-        trained_on_sha256=identity["trained_on_sha256"],
-        teacher=spec.name,
-        num_steps=trainer.num_steps,
-        num_parameters=sum(p.numel() for p in trainer.student.encoder.parameters()),
-        image_size=trainer.student.image_size,
-        weights_sha256=sha256,
-        seconds=trainer.seconds,
-        images_per_second=images / max(trainer.seconds, 1e-9),
-        last_losses=trainer.last_losses,
-        student=STUDENT,
-        bases=identity["bases"],
-        mask_token_sha256=save_mask_token(folder, getattr(trainer.student, "mask_token", None)),
-        teachers=identity["teachers"],
-    )
-    replace_file(folder / RESULT, canonical_json(result.model_dump(mode="json")))
-    return result

@@ -41,6 +41,7 @@ def where_it_went(loader: Loader, trainers: Sequence[Trainer], waits_s: float, n
         threads=config.threads,
         cores=num_cores(),
         missing_cache_mb=loader.missing_cache_mb,
+        rendered=config.pixels == "rendered",
         precision=config.precision,
     )
     return told(step, beside, advice)
@@ -63,6 +64,7 @@ def advised(
     threads: int,
     cores: int,
     missing_cache_mb: int,
+    rendered: bool,
     precision: str,
 ) -> str:
     """The one setting to change.
@@ -85,7 +87,11 @@ def advised(
             return f"{waiting}: set distill.threads: {cores}"
         if missing_cache_mb:
             return f"{waiting}: raise distill.pixel_cache_mb by {missing_cache_mb:,}"
-        return f"{waiting}: lower views.size, or ingest smaller images; all {cores} cores render already"
+        if not rendered:
+            return (
+                f"{waiting}: run `stillhouse render` and set distill.pixels: rendered; all {cores} cores render already"
+            )
+        return f"{waiting}: lower views.size; all {cores} cores decode rendered views already"
     if slowest == "decode":
         return f"{waiting}: store the teacher with codec: fp16, which needs no unpacking"
     return f"{waiting}: bring the store to a nearer disk"

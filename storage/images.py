@@ -13,6 +13,7 @@ from .disk import disk_errors
 
 SECTOR = 512
 MAX_ENCODED_BYTES = 256 << 20
+VERIFY = "run `stillhouse verify` on the store"
 
 
 def member_header(name: str, num_bytes: int) -> bytes:
@@ -49,19 +50,24 @@ class TarLayout:
 
 
 class ImageReader:
-    """Members of one block's tar by (offset, length, crc32c). Thread-safe."""
+    """Members of one block's tar by (offset, length, crc32c). Thread-safe.
 
-    def __init__(self, path: Path, num_bytes: int) -> None:
-        self.path = path
+    Args:
+        num_bytes: the size that its record gives; another size is an error at once.
+        hint: what to do about a tar that is not what its record says.
+    """
+
+    def __init__(self, path: Path, num_bytes: int, *, hint: str = VERIFY) -> None:
+        self.path, self._hint = path, hint
         try:
             with disk_errors(path):
                 self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise MissingError(f"images {path} are not there", hint="run `stillhouse verify` on the store") from None
+            raise MissingError(f"images {path} are not there", hint=hint) from None
         self._size = size = os.fstat(self._fd).st_size
         if size != num_bytes:
             os.close(self._fd)
-            raise CorruptError(f"{path} has {size} bytes, its record says {num_bytes}", hint="run `stillhouse verify`")
+            raise CorruptError(f"{path} has {size} bytes, its record says {num_bytes}", hint=hint)
         self.close = weakref.finalize(self, os.close, self._fd)
 
     def read(self, offset: int, length: int, crc: int, key: str) -> bytes:
@@ -69,13 +75,13 @@ class ImageReader:
         if not (0 <= offset <= self._size and 0 <= length <= min(self._size - offset, MAX_ENCODED_BYTES)):
             place = f"{length} bytes at offset {offset}"
             raise CorruptError(
-                f"image {key!r} is {place} of {self.path}, which has {self._size} bytes", hint="run `stillhouse verify`"
+                f"image {key!r} is {place} of {self.path}, which has {self._size} bytes", hint=self._hint
             )
         with disk_errors(self.path), timed("read"):
             data = os.pread(self._fd, length, offset)
         with timed("verify"):
             whole = len(data) == length and crc32c(data) == crc
         if not whole:
-            hint = "run `stillhouse verify` on the store"
-            raise CorruptError(f"image {key!r} at offset {offset} of {self.path} does not match its crc32c", hint=hint)
+            message = f"image {key!r} at offset {offset} of {self.path} does not match its crc32c"
+            raise CorruptError(message, hint=self._hint)
         return data

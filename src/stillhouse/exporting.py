@@ -6,7 +6,7 @@ from typing import Any
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.stage2_distill.export.handover import Handover, hand_over
-from stillhouse.stage2_distill.run import DistillResult, finished_run
+from stillhouse.stage2_distill.result import DistillResult, finished_run
 from stillhouse.storage.signed_json import read_signed_json
 
 MAX_NOTICE_BYTES = 1 << 16

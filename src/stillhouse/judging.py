@@ -20,7 +20,7 @@ from stillhouse.eval.tasks.base import Context
 from stillhouse.eval.tasks.kept import keep_task
 from stillhouse.eval.tasks.kinds import task_of
 from stillhouse.eval.tasks.run import TaskJudgement, TaskRuns
-from stillhouse.stage2_distill.run import STUDENT, DistillResult
+from stillhouse.stage2_distill.result import STUDENT, DistillResult
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 from stillhouse.storage.store import Store
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from stillhouse.eval.break_even import BreakEven
 from stillhouse.eval.report_data import StageCost
-from stillhouse.stage2_distill.run import DistillResult
+from stillhouse.stage2_distill.result import DistillResult
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store
 

@@ -14,7 +14,7 @@ from stillhouse.eval.report_data import PictureRow, PictureSheet
 from stillhouse.eval.report_sheets import Leakage, LeakPair, Neighbour, NeighbourRow, NeighbourSheet
 from stillhouse.eval.run import Evaluation
 from stillhouse.eval.subjects import exported_student, untrained_student
-from stillhouse.stage2_distill.run import STUDENT
+from stillhouse.stage2_distill.result import STUDENT
 from stillhouse.storage.decode import decode
 from stillhouse.storage.specs import TRAIN
 from stillhouse.storage.store import Store

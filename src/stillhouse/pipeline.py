@@ -24,10 +24,13 @@ from stillhouse.stage1_extract.repair import Plant, repair
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.order import views_of
 from stillhouse.stage2_distill.ranks import joined
-from stillhouse.stage2_distill.run import RESULT, DistillResult, distill, finished_run
+from stillhouse.stage2_distill.render import RenderResult, render_views
+from stillhouse.stage2_distill.result import RESULT, DistillResult, finished_run
+from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.trainer import device_for
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
+from stillhouse.storage.rendered import rendered_folder
 from stillhouse.storage.specs import TRAIN, StoreSpec
 from stillhouse.storage.store import Store
 
@@ -139,6 +142,16 @@ def run_distill(
     return tuple(results)
 
 
+def run_render(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> RenderResult:
+    """Every training view as a JPEG beside the store."""
+    result = render_views(store, reporter)
+    ledger.enter("render", result.seconds, result.num_written > 0)
+    size = f" ({result.num_bytes / 2**20:,.1f} MiB)" if result.num_written else ""
+    done = f"{counted(result.num_views, 'view')} in {rendered_folder(store.root)}{size}"
+    reporter.say(f"render: {done}{already(result.num_written == 0)}")
+    return result
+
+
 def _seeded(config: PipelineConfig, seed: int) -> DistillConfig:
     return config.distill.model_copy(update={"seed": seed})
 
@@ -191,6 +204,8 @@ def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Run
     if not finished:
         _require_samples(config, store)
     run_extract(config, store, reporter, ledger)
+    if config.distill.pixels == "rendered" and not finished:
+        run_render(config, Store.open(store.root), reporter, ledger)
     students = run_distill(config, store, seeds, reporter, ledger)
     return RunResult(store, ingested, students, run_eval(config, store, students, reporter, ledger), ledger)
 

@@ -16,7 +16,8 @@ from stillhouse.eval.watch import KnnWatch
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.identity import MEANS
 from stillhouse.stage2_distill.metrics import read_metrics
-from stillhouse.stage2_distill.run import DistillResult, Left, Run, distill_together
+from stillhouse.stage2_distill.result import DistillResult
+from stillhouse.stage2_distill.run import Left, Run, distill_together
 from stillhouse.stage2_distill.sweep.config import SweepConfig
 from stillhouse.stage2_distill.sweep.space import Trial
 from stillhouse.stage2_distill.sweep.study import Study

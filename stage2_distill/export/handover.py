@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stillhouse.core.errors import CorruptError, MissingError, UsageError
 from stillhouse.core.licences import require_notice
-from stillhouse.stage2_distill.run import DistillResult, finished_run
+from stillhouse.stage2_distill.result import DistillResult, finished_run
 from stillhouse.storage.disk import disk_errors, names_in
 from stillhouse.storage.signed_json import read_json
 

@@ -14,7 +14,8 @@ from stillhouse.core.events import Reporter
 from stillhouse.eval.subjects import exported_student, teacher_subject, untrained_student
 from stillhouse.stage1_extract.testing import random_weights, tiny_teacher
 from stillhouse.stage2_distill.config import DistillConfig
-from stillhouse.stage2_distill.run import STUDENT, distill
+from stillhouse.stage2_distill.result import STUDENT
+from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store

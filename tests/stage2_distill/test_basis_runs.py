@@ -19,7 +19,8 @@ from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, tiny_store, tiny_teacher
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.loader import Batch, Loader
-from stillhouse.stage2_distill.run import DistillResult, distill
+from stillhouse.stage2_distill.result import DistillResult
+from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.targets import own_bases
 from stillhouse.stage2_distill.teachers import taught_by
 from stillhouse.stage2_distill.trainer import Trainer

@@ -11,11 +11,10 @@ import pytest
 from stillhouse.core.errors import CorruptError, UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.stage1_extract.testing import tiny_images, tiny_store
-from stillhouse.stage2_distill import loader as module
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.order import epoch_windows
-from stillhouse.storage import layout
+from stillhouse.storage import layout, replay
 from stillhouse.storage.decode import decode
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import render
@@ -134,7 +133,7 @@ def test_the_cache_changes_nothing(sealed_store: Store, monkeypatch: pytest.Monk
         decoded.append(data)
         return decode(data)
 
-    monkeypatch.setattr(module, "decode", counting)
+    monkeypatch.setattr(replay, "decode", counting)
     with make(sealed_store, pixel_cache_mb=16) as cached, make(sealed_store, pixel_cache_mb=0) as bare:
         first = [list(cached.epoch(number)) for number in (0, 2, 4)]
         once = len(decoded)

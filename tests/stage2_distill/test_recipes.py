@@ -82,6 +82,7 @@ def test_digests_of_configs_from_before_are_what_they_were() -> None:
 
 def test_what_came_later_is_kept_when_it_is_used() -> None:
     used = {"temperature": 2.0, "repeats": 2, "teachers": {"a": {}}, "recipe": "proteus_clip", "accumulate": 2}
+    used["pixels"] = "rendered"
     assert used.keys() == LATER.keys()
     described = DistillConfig.model_validate({**used, "student": {"mask_token_std": 0.02}}).described()
     assert LATER.keys() < described.keys() and LATER_OF_STUDENT.keys() < described["student"].keys()

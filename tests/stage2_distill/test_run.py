@@ -19,12 +19,14 @@ from stillhouse.core.events import Reporter
 from stillhouse.stage1_extract.config import ExtractConfig
 from stillhouse.stage1_extract.extract import extract
 from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS, tiny_store, tiny_teacher
+from stillhouse.stage2_distill import result as result_module
 from stillhouse.stage2_distill import run as run_module
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.export import card as export_module
 from stillhouse.stage2_distill.export import export_student
 from stillhouse.stage2_distill.metrics import read_metrics
-from stillhouse.stage2_distill.run import DistillResult, distill
+from stillhouse.stage2_distill.result import DistillResult
+from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage import layout
 from stillhouse.storage.growth import Growth, add_growth
@@ -209,7 +211,7 @@ def test_a_stop_in_the_export_keeps_every_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "export_student", stopped)
+        patch.setattr(result_module, "export_student", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(sealed_store, tmp_path, checkpoint_steps=1000)
     reporter = Lines()
@@ -270,11 +272,11 @@ def test_a_run_stopped_while_it_finishes_finishes_again(
         return die() if folder.name == "student-ema" else export_student(folder, *rest)
 
     if where == "result":
-        monkeypatch.setattr(run_module, "replace_file", die)
+        monkeypatch.setattr(result_module, "replace_file", die)
     elif where == "export":
         monkeypatch.setattr(export_module, "publish_folder", die)
     else:
-        monkeypatch.setattr(run_module, "export_student", once)
+        monkeypatch.setattr(result_module, "export_student", once)
     with pytest.raises(Stop):
         run(sealed_store, unfinished)
     monkeypatch.undo()

@@ -22,7 +22,8 @@ from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.masking import draw_masks
-from stillhouse.stage2_distill.run import DistillResult, distill
+from stillhouse.stage2_distill.result import DistillResult
+from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.teachers import classes_for, lead_of, taught_by
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store

@@ -13,7 +13,8 @@ from stillhouse.stage1_extract.testing import TINY_VIT, TINY_VIT_ARGS
 from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.loader import Batch, Loader
 from stillhouse.stage2_distill.metrics import read_metrics
-from stillhouse.stage2_distill.run import DistillResult, Run, distill, distill_together
+from stillhouse.stage2_distill.result import DistillResult
+from stillhouse.stage2_distill.run import Run, distill, distill_together
 from stillhouse.stage2_distill.trainer import Trainer
 from stillhouse.storage.store import Store
 

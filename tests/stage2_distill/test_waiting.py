@@ -15,7 +15,7 @@ from stillhouse.storage.store import Store
 
 BUSY = {"wait": 0.0, "h2d": 0.001, "forward": 0.02, "backward": 0.03}
 WAITING = {**BUSY, "wait": 0.05}
-FACTS: dict[str, Any] = {"threads": 2, "cores": 2, "missing_cache_mb": 0, "precision": "bf16"}
+FACTS: dict[str, Any] = {"threads": 2, "cores": 2, "missing_cache_mb": 0, "rendered": False, "precision": "bf16"}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,8 @@ FACTS: dict[str, Any] = {"threads": 2, "cores": 2, "missing_cache_mb": 0, "preci
             "render 50% of the time: set distill.threads: 8",
         ),
         (WAITING, {"render": 0.1}, {"missing_cache_mb": 2048}, "raise distill.pixel_cache_mb by 2,048"),
-        (WAITING, {"render": 0.1}, {}, "lower views.size"),
+        (WAITING, {"render": 0.1}, {}, "run `stillhouse render` and set distill.pixels: rendered"),
+        (WAITING, {"render": 0.1}, {"rendered": True}, "lower views.size"),
         (WAITING, {"decode": 0.1, "read": 0.01}, {}, "codec: fp16"),
         (WAITING, {"read": 0.1, "decode": 0.01}, {}, "nearer disk"),
         (WAITING, {"verify": 0.1}, {}, "it waits for verify"),
