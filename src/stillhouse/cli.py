@@ -1,4 +1,4 @@
-"""The command line: one verb a step, and `run` for all of them.
+"""The command line: one verb a step, and `run` for all of them. The verbs of a store by itself are in cli_store.py.
 
 Exit codes: 0 done · 1 a fault of stillhouse · 2 wrong command, config or data · 3 another spec · 4 corrupt or missing
 bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quarantine · 8 stopped, run again to go on.
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillhouse import __version__
-from stillhouse.core.errors import EXIT_OK, EXIT_QUARANTINED, UsageError
+from stillhouse.core.errors import EXIT_OK, EXIT_QUARANTINED
 from stillhouse.core.launch import is_follower
 
-from .guarded import guarded
+from . import cli_store
+from .guarded import JsonOption, guarded
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
@@ -32,8 +33,6 @@ app = typer.Typer(
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A pipeline.yaml.")]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="section.key=value, any number of them.")]
-StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="So many seeds, from distill.seed on.")]
 
 
@@ -131,6 +130,24 @@ def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as
         sealed = latest_seal(pipeline.store_path)
         assert sealed is not None
         return EXIT_OK, {"store": str(pipeline.store_path), "content_sha256": sealed.content_sha256}
+
+    _with_config(config, overrides, as_json, body)
+
+
+@app.command("render")
+def render_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
+    """Keep every training view as a JPEG beside the store, for distill.pixels: rendered. Optional, and only for speed."""
+
+    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.ledger import Ledger
+        from stillhouse.pipeline import run_render
+        from stillhouse.storage.rendered import rendered_folder
+        from stillhouse.storage.store import Store
+
+        store = Store.open(pipeline.store_path)
+        result = run_render(pipeline, store, reporter, Ledger(Path(pipeline.out)))
+        facts = {"views": result.num_views, "written": result.num_written, "bytes": result.num_bytes}
+        return EXIT_OK, {"rendered": str(rendered_folder(store.root)), **facts}
 
     _with_config(config, overrides, as_json, body)
 
@@ -244,49 +261,6 @@ def export_verb(
     guarded(as_json, body)
 
 
-@app.command("inspect")
-def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Say what is in a store: samples, views, teachers, sizes, quarantine. Reads metadata only."""
-
-    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.inspection import inspect_store, print_inspection
-
-        facts = inspect_store(store)
-        if not as_json:
-            print_inspection(facts)
-        return EXIT_OK, facts
-
-    guarded(as_json, body)
-
-
-@app.command("verify")
-def verify_verb(
-    store: StoreArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Also decode every row, image and index.")] = False,
-    pixels: Annotated[bool, typer.Option("--pixels", help="Also render every view again and compare.")] = False,
-    recompute: Annotated[int, typer.Option(min=0, help="Also ask the teachers of --config again about K rows.")] = 0,
-    config: Annotated[Path | None, typer.Option(help="The pipeline.yaml with the teachers for --recompute.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Read every object of a store and compare it with its record."""
-
-    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.inspection import Checks, verify_store
-
-        if (config is not None) != (recompute > 0):
-            raise UsageError("--recompute K and --config FILE go together", hint="give both or none")
-        if config is None:
-            return verify_store(store, Checks(deep, pixels), reporter)
-        from stillhouse.core.config import load_config
-        from stillhouse.pipeline_config import PipelineConfig
-
-        pipeline = load_config(PipelineConfig, config)
-        checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
-        return verify_store(store, checks, reporter)
-
-    guarded(as_json, body)
-
-
 @app.command("repair")
 def repair_verb(
     config: ConfigArgument,
@@ -305,44 +279,6 @@ def repair_verb(
         return run_repair(pipeline, names, reporter)
 
     _with_config(config, overrides, as_json, body)
-
-
-@app.command("gc")
-def gc_verb(
-    store: StoreArgument,
-    older_than: Annotated[
-        float | None, typer.Option(min=0, metavar="HOURS", help="Default: 24, or twice the longest unit if longer.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove what interrupted work has left in a store and nothing names."""
-
-    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.inspection import collect_store
-
-        return collect_store(store, older_than, dry_run, reporter)
-
-    guarded(as_json, body)
-
-
-@app.command("doctor")
-def doctor_verb(
-    folder: Annotated[Path, typer.Argument(help="Where the store is or is going to be.")] = Path(),
-    hub: Annotated[bool, typer.Option(help="Try to reach the hub that weights come from.")] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Find out whether this machine and this disk can do the work: memory, devices, packages, locks, links, fsync, hub."""
-
-    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse import doctor
-
-        findings = doctor.examine(folder, hub=hub)
-        if not as_json:
-            doctor.print_findings(findings)
-        return doctor.exit_code(findings), doctor.as_json(findings)
-
-    guarded(as_json, body)
 
 
 @app.command("models")
@@ -390,6 +326,9 @@ def _with_config(
         return body(pipeline, reporter)
 
     guarded(as_json, loaded, in_ranks=in_ranks)
+
+
+app.add_typer(cli_store.app)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,8 @@ from stillhouse.core.launch import is_follower, is_launched
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 AGAIN_S = 3.0
 """Seconds after which a stop is asked for again, should nothing have come of it."""

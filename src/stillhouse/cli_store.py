@@ -1,0 +1,98 @@
+"""Verbs of the command line about a store by itself: what is in it, whether it is whole, whether it can live here."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stillhouse.core.errors import EXIT_OK, UsageError
+
+from .guarded import JsonOption, guarded
+
+if TYPE_CHECKING:
+    from stillhouse.core.events import Reporter
+
+app = typer.Typer()
+
+StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
+
+
+@app.command("inspect")
+def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Say what is in a store: samples, views, teachers, sizes, quarantine. Reads metadata only."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import inspect_store, print_inspection
+
+        facts = inspect_store(store)
+        if not as_json:
+            print_inspection(facts)
+        return EXIT_OK, facts
+
+    guarded(as_json, body)
+
+
+@app.command("verify")
+def verify_verb(
+    store: StoreArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every row, image and index.")] = False,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Also render every view again and compare.")] = False,
+    recompute: Annotated[int, typer.Option(min=0, help="Also ask the teachers of --config again about K rows.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="The pipeline.yaml with the teachers for --recompute.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every object of a store and compare it with its record."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import Checks, verify_store
+
+        if (config is not None) != (recompute > 0):
+            raise UsageError("--recompute K and --config FILE go together", hint="give both or none")
+        if config is None:
+            return verify_store(store, Checks(deep, pixels), reporter)
+        from stillhouse.core.config import load_config
+        from stillhouse.pipeline_config import PipelineConfig
+
+        pipeline = load_config(PipelineConfig, config)
+        checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
+        return verify_store(store, checks, reporter)
+
+    guarded(as_json, body)
+
+
+@app.command("gc")
+def gc_verb(
+    store: StoreArgument,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="HOURS", help="Default: 24, or twice the longest unit if longer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what interrupted work has left in a store and nothing names."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import collect_store
+
+        return collect_store(store, older_than, dry_run, reporter)
+
+    guarded(as_json, body)
+
+
+@app.command("doctor")
+def doctor_verb(
+    folder: Annotated[Path, typer.Argument(help="Where the store is or is going to be.")] = Path(),
+    hub: Annotated[bool, typer.Option(help="Try to reach the hub that weights come from.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out whether this machine and this disk can do the work: memory, devices, packages, locks, links, fsync, hub."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse import doctor
+
+        findings = doctor.examine(folder, hub=hub)
+        if not as_json:
+            doctor.print_findings(findings)
+        return doctor.exit_code(findings), doctor.as_json(findings)
+
+    guarded(as_json, body)
