@@ -35,7 +35,13 @@ LOOK_EVERY_S = 1.0
 """Seconds between looks for workers that have come."""
 CONNECT_S = 30.0
 """Seconds that a scheduler may take to answer."""
-SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1GB"}
+SETTINGS = {
+    "distributed.admin.large-graph-warning-threshold": "1GB",
+    # Of the environment that Dask starts workers with: its own has a teacher's memory handed back at every batch.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
+    # Tasks run in a thread, and a thread's own heap has no room for blocks of more than 64 MiB.
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
+}
 
 
 def write_on_workers(

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .allocator import keep_freed_memory
 from .checkpoints import find_checkpoint, load_weights, read_weights
 from .config import Config
 from .errors import ResourceError, UsageError, one_line
@@ -311,9 +312,10 @@ def normalise(pixels_BHWC: np.ndarray[Any, np.dtype[np.uint8]], mean: Any, std: 
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is the first GPU if there is one, else the CPU. A process that works on its CPU keeps the memory it frees."""
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ResourceError(f"device {name!r}: no CUDA device is visible", hint="use device: cpu or auto")
-    return torch.device(name)
+    device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
