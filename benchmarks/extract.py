@@ -36,7 +36,9 @@ from stillhouse.stage1_extract.testing import tiny_images, tiny_ingest
 from stillhouse.stage1_extract.units import TeacherPass
 from stillhouse.storage.store import Store
 
-PASS, ALONE, WORKERS = "pass against bare", "teacher against matrix peak", "two workers against one"
+PASS = "the pass against the bare teacher, images a second"
+ALONE = "the teacher against the matrix peak, TFLOP/s"
+WORKERS = "two workers against one, blocks a second"
 QUIET = Reporter(quiet=True)
 
 
@@ -168,28 +170,28 @@ def main() -> None:
     run = ExtractConfig(device=args.device, threads=16 if on_gpu else 2)
     config = teacher_config(size, precision="bf16", batch=batch)
     bars, tables = Bars(), {}
-    print(f"ViT-{size}/14 at {SIDE} pixels, batches of {batch}")
 
-    def keep(title: str, table: dict[str, Any], bar: str, relation: str, limit: float) -> None:
-        tables[title] = table
-        print_table(title, {" ".join(table): table})
+    def keep(title: str, teacher: str, table: dict[str, Any], bar: str, relation: str, limit: float) -> None:
+        tables[title] = {teacher: table}
+        print_table(f"{title}: {', '.join(table)}", tables[title])
         bars.check(bar, table["ratio"], relation, limit)
 
     with TemporaryDirectory() as folder:
         store = ingested(Path(folder) / "pass", num, max(1, num // 2))
-        keep(PASS, pass_and_bare(store, config, run, num_rounds), "extract.pass_of_bare", "<=", 1.08)
+        named = f"ViT-{size}, batches of {batch}"
+        keep(PASS, named, pass_and_bare(store, config, run, num_rounds), "extract.pass_of_bare", "<=", 1.08)
         teacher = Teacher(config, view_size=SIDE, device=args.device)
         peak = against_peak(teacher, 8192 if on_gpu else 2048, num_rounds)
-        keep(ALONE, peak, "extract.teacher_of_peak", ">=", 0.6)
+        keep(ALONE, named, peak, "extract.teacher_of_peak", ">=", 0.6)
         del teacher
         if not args.no_workers:
-            images, block = (32, 2) if args.quick else (256, 8)
+            images, each, block = (32, 2, 4) if args.quick else (1024, 8, 64)
             few = ingested(Path(folder) / "workers", images, block)
             cpu = ExtractConfig(device="cpu", threads=1)
-            both = two_and_one(few, teacher_config("S", batch=block), cpu, 1 if args.quick else 3)
-            keep(WORKERS, both, "extract.two_workers_of_one", ">=", 1.8)
+            both = two_and_one(few, teacher_config("S", precision="bf16", batch=each), cpu, 1 if args.quick else 3)
+            keep(WORKERS, f"ViT-S, batches of {each}", both, "extract.two_workers_of_one", ">=", 1.8)
     bars.print()
-    write_json(args.json, bars, {"size": size, "batch": batch, "images": num, **tables})
+    write_json(args.json, bars, tables)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ LOOK_EVERY_S = 1.0
 CONNECT_S = 30.0
 """Seconds that a scheduler may take to answer."""
 SETTINGS = {
+    # What Dask keeps for a dashboard took a sixteenth of two cores: it looks at itself 50 times a second, at threads 100 times.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
     "distributed.admin.large-graph-warning-threshold": "1GB",
     # Of the environment that Dask starts workers with: its own has a teacher's memory handed back at every batch.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
