@@ -37,6 +37,7 @@ VERBS = (
     "run",
     "ingest",
     "extract",
+    "render",
     "distill",
     "sweep",
     "eval",
