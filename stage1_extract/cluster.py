@@ -5,19 +5,19 @@ work, and when the scheduler is gone the same command goes on with what is left.
 """
 
 import itertools
-import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-import dask
 import distributed
 from distributed import Client, Future
 
 from stillhouse.core.errors import ResourceError, StillhouseError, missing_package, one_line
 from stillhouse.core.events import Reporter, Task
+from stillhouse.core.scheduler import connected, gone, local_processes
 from stillhouse.core.stops import stops_wait
 from stillhouse.storage.room import require_room
 from stillhouse.storage.store import Store
@@ -29,22 +29,11 @@ from .remaining import bytes_to_write, num_images, undecided
 from .tour import Tour
 from .units import Unit, is_done
 
+SETTING = "extract.cluster"
 EACH = 2
 """Tasks that every worker has: one to work on, and one to go on with."""
 LOOK_EVERY_S = 1.0
 """Seconds between looks for workers that have come."""
-CONNECT_S = 30.0
-"""Seconds that a scheduler may take to answer."""
-SETTINGS = {
-    # What Dask keeps for a dashboard took a sixteenth of two cores: it looks at itself 50 times a second, at threads 100 times.
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.large-graph-warning-threshold": "1GB",
-    # Of the environment that Dask starts workers with: its own has a teacher's memory handed back at every batch.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
-    # Tasks run in a thread, and a thread's own heap has no room for blocks of more than 64 MiB.
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-}
 
 
 def write_on_workers(
@@ -57,7 +46,7 @@ def write_on_workers(
     """
     here = num_workers(run)
     job = worker.Job(secrets.token_hex(8), store.root.resolve(), config, run, threads_of(here) if here else None)
-    with connected(run) as client:
+    with connected(SETTING, run.cluster, _start(run)) as client:
         try:
             reporter.say(f"extract {config.name}: on {_told(client, run)}")
             begun = _result(_wait_for([client.submit(worker.begin, job, pure=False)])[0], run)
@@ -91,7 +80,7 @@ def _write_blocks(
     num_written = 0
     while True:
         if client.status != "running":
-            raise _gone(job.run)
+            raise gone(SETTING, job.run.cluster)
         room = EACH * max(1, len(client.nthreads())) - len(given)
         for block in itertools.islice(blocks, max(0, room)):
             where = {"workers": [begun.worker], "allow_other_workers": True} if block in first else {}
@@ -129,12 +118,7 @@ def _result(future: Future[Any], run: ExtractConfig) -> worker.Done:
     except (CancelledError, OSError) as error:
         if future.status == "error":
             raise
-        raise _gone(run) from error
-
-
-def _gone(run: ExtractConfig) -> ResourceError:
-    message = f"the scheduler of extract.cluster {run.cluster} has gone away"
-    return ResourceError(message, hint="nothing that was finished is lost: run the same command again")
+        raise gone(SETTING, run.cluster) from error
 
 
 def _tell(done: worker.Done, reporter: Reporter) -> None:
@@ -151,48 +135,11 @@ def _told(client: Client, run: ExtractConfig) -> str:
     return f"{run.cluster}, {there} workers there" if there else f"{run.cluster}, waiting for a worker"
 
 
-@contextmanager
-def connected(run: ExtractConfig) -> Iterator[Client]:
-    """A client of the cluster that is asked for. What was started for it is stopped at the end."""
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(SETTINGS))
-        if run.cluster == LOCAL:
-            where: Any = stack.enter_context(_closing(_local(num_workers(run) or 1)))
-        elif run.cluster == SLURM:
-            where = stack.enter_context(_closing(_slurm(run)))
-        else:
-            where = run.cluster
-        try:
-            client = Client(where, set_as_default=False, timeout=CONNECT_S)
-        except OSError as error:
-            message = f"no scheduler answers at extract.cluster {run.cluster}: {one_line(error)}"
-            raise ResourceError(message, hint="start it with `dask scheduler`, or correct the address") from error
-        stack.enter_context(_closing(client))
-        stack.enter_context(client.as_current())
-        yield client
-
-
-@contextmanager
-def _closing(it: Any) -> Iterator[Any]:
-    """A second stop is not waited with; the first one does not leave processes behind."""
-    try:
-        yield it
-    finally:
-        with stops_wait():
-            it.close()
-
-
-def _local(num: int) -> Any:
-    """Spawned processes on this machine, reachable from nowhere else."""
-    return distributed.LocalCluster(
-        n_workers=num,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",  # of its own choice: without one Dask warns where 8787 is taken
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )
+def _start(run: ExtractConfig) -> Callable[[], Any] | None:
+    """What starts the cluster that is asked for; None: it runs already."""
+    if run.cluster == LOCAL:
+        return partial(local_processes, num_workers(run) or 1)
+    return partial(_slurm, run) if run.cluster == SLURM else None
 
 
 def _slurm(run: ExtractConfig) -> Any:

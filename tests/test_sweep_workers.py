@@ -114,7 +114,7 @@ def test_a_schedulers_death_loses_nothing(
 
 
 def test_no_scheduler_is_said(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_workers, "CONNECT_S", 0.1)
+    monkeypatch.setattr("stillhouse.core.scheduler.CONNECT_S", 0.1)
     ended = run_here("sweep", config, "sweep.cluster=tcp://127.0.0.1:9")
     assert ended.status == 6 and "no scheduler answers at sweep.cluster tcp://127.0.0.1:9" in ended.last
 

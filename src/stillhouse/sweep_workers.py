@@ -3,14 +3,13 @@
 What is on disk is the truth: a worker may die and a student may be begun twice, it goes on from its checkpoint.
 """
 
-import logging
 import secrets
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from distributed import Client, Future
 
 from stillhouse.core.errors import ResourceError, StillhouseError, one_line
 from stillhouse.core.events import Reporter
+from stillhouse.core.scheduler import connected, gone, local_processes
 from stillhouse.core.stops import stops_wait
 from stillhouse.stage2_distill.sweep.config import LOCAL, SweepConfig
 
 from .pipeline_config import PipelineConfig
 from .sweep_trials import Bench, Group, Job, Outcome, sweep_of
 
-CONNECT_S = 30.0
-"""Seconds that a scheduler may take to answer."""
+SETTING = "sweep.cluster"
 LOOK_EVERY_S = 1.0
 """Seconds between looks for workers that have come."""
 
@@ -58,7 +57,8 @@ def on_workers(
     asked = sweep_of(pipeline)
     threads = max(1, torch.get_num_threads() // asked.workers) if asked.cluster == LOCAL else None
     sitting = Sitting(secrets.token_hex(8), _absolute(pipeline).model_dump_json(), threads)
-    with connected(asked) as client:
+    start = partial(local_processes, asked.workers) if asked.cluster == LOCAL else None
+    with connected(SETTING, asked.cluster, start) as client:
         reporter.say(f"sweep: on {_told(client, asked)}")
         try:
             yield from _given_out(groups, sitting, asked, client)
@@ -92,7 +92,7 @@ def _given_out(
             folders = {str(job.folder.resolve()): str(job.folder) for job in group.jobs}
             yield group, [replace(one, folder=folders[one.folder]) for one in _result(future, asked.cluster)]
         if client.status != "running":
-            raise _gone(asked.cluster)
+            raise gone(SETTING, asked.cluster)
 
 
 _one_at_a_time = threading.Lock()
@@ -154,19 +154,14 @@ def _result(future: Future[list[Outcome]], cluster: str) -> list[Outcome]:
             message = f"workers died over the same student: {one_line(error)}"
             raise ResourceError(message, hint="see their logs; is memory short? run again to go on") from error
     elif future.status != "finished":
-        raise _gone(cluster)
+        raise gone(SETTING, cluster)
     try:
         found: list[Outcome] = future.result()
     except (CancelledError, OSError) as error:
         if future.status == "error":
             raise
-        raise _gone(cluster) from error
+        raise gone(SETTING, cluster) from error
     return found
-
-
-def _gone(cluster: str) -> ResourceError:
-    hint = "nothing that was finished is lost: run the same command again"
-    return ResourceError(f"the scheduler of sweep.cluster {cluster} has gone away", hint=hint)
 
 
 def _told(client: Client, asked: SweepConfig) -> str:
@@ -174,43 +169,3 @@ def _told(client: Client, asked: SweepConfig) -> str:
         return f"{asked.workers} worker processes"
     there = len(client.nthreads())
     return f"{asked.cluster}, {there} workers there" if there else f"{asked.cluster}, waiting for a worker"
-
-
-@contextmanager
-def connected(asked: SweepConfig) -> Iterator[Client]:
-    """A client of the cluster that is asked for. What was started for it is stopped at the end."""
-    with ExitStack() as held:
-        where: Any = asked.cluster
-        if asked.cluster == LOCAL:
-            where = held.enter_context(_closing(_local(asked.workers)))
-        try:
-            client = Client(where, set_as_default=False, timeout=CONNECT_S)
-        except OSError as error:
-            message = f"no scheduler answers at sweep.cluster {asked.cluster}: {one_line(error)}"
-            raise ResourceError(message, hint="start it with `dask scheduler`, or correct the address") from error
-        held.enter_context(_closing(client))
-        held.enter_context(client.as_current())
-        yield client
-
-
-@contextmanager
-def _closing(it: Any) -> Iterator[Any]:
-    """A first stop does not leave processes behind; a second one is not waited with."""
-    try:
-        yield it
-    finally:
-        with stops_wait():
-            it.close()
-
-
-def _local(num: int) -> Any:
-    """Spawned processes on this machine, reachable from nowhere else."""
-    return distributed.LocalCluster(
-        n_workers=num,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",  # of its own choice: without one Dask warns where 8787 is taken
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )

@@ -141,7 +141,7 @@ def test_a_schedulers_death_loses_nothing(
 
 
 def test_no_scheduler_is_said(fresh: Store, teacher: TeacherConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillhouse.stage1_extract.cluster.CONNECT_S", 0.1)
+    monkeypatch.setattr("stillhouse.core.scheduler.CONNECT_S", 0.1)
     with pytest.raises(ResourceError, match=r"no scheduler answers at extract.cluster tcp://127.0.0.1:9"):
         run(fresh, teacher, cluster="tcp://127.0.0.1:9")
 
