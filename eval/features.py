@@ -17,6 +17,7 @@ from stillhouse.core.errors import UsageError
 from stillhouse.core.pixels import resize_pixels
 from stillhouse.storage.decode import decode
 from stillhouse.storage.labels import classes_in
+from stillhouse.storage.replay import replay
 from stillhouse.storage.store import Store
 from stillhouse.storage.views import center_params, render
 
@@ -98,8 +99,7 @@ def view_pixels(
     """uint8 [N, S, S, 3]: a stored view of each image, replayed."""
 
     def one(at: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        block, row = at
-        return render(decode(store.image_bytes(*at)), store.view_params(view, block)[row], store.spec.view_size)
+        return replay(store, view, *at)
 
     return _rendered(one, store, rows, threads, advance)
 

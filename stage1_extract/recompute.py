@@ -14,11 +14,11 @@ import numpy.typing as npt
 from stillhouse.core.config import parse_config
 from stillhouse.core.errors import CorruptError, SpecMismatchError
 from stillhouse.storage import layout
-from stillhouse.storage.decode import decode
+from stillhouse.storage.replay import replay
 from stillhouse.storage.specs import TRAIN, spec_differences
 from stillhouse.storage.store import Store
 from stillhouse.storage.verify import Problem
-from stillhouse.storage.views import render, view_hash
+from stillhouse.storage.views import view_hash
 
 from .config import ExtractConfig, TeacherConfig
 from .policies import ViewPolicyConfig
@@ -81,7 +81,7 @@ def recompute(
     for (view, block), rows in draw_rows(store, config.name, num_rows, seed).items():
         unit = layout.features_unit(config.name, view, block)
         try:
-            pixels = _rendered(store, view, block, rows, policy.size)
+            pixels = _rendered(store, view, block, rows)
             decoded = {
                 level: store.codec(config.name, level).decode(store.codes(config.name, level, view, block, rows))
                 for level in stored.levels
@@ -141,12 +141,12 @@ def cosine(a_NTD: Tokens, b_NTD: Tokens) -> npt.NDArray[np.float64]:
     return result
 
 
-def _rendered(store: Store, view: int, block: int, rows: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
+def _rendered(store: Store, view: int, block: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """uint8 [N, size, size, 3]: the recorded views, and CorruptError if they have other pixels than recorded."""
-    params, hashes = store.view_params(view, block), store.view_hashes(view, block)
-    pixels = [render(decode(store.image_bytes(block, int(row))), params[row], size) for row in rows]
+    hashes = store.view_hashes(view, block)
+    pixels = [replay(store, view, block, row) for row in rows.tolist()]
     for row, one in zip(rows.tolist(), pixels, strict=True):
-        if max(view_hash(one), 1) != int(hashes[row]):
+        if view_hash(one) != int(hashes[row]):
             key = store.samples(block)[row].key
             raise CorruptError(f"view {view} of {key!r} renders to other pixels than recorded; see verify --pixels")
     return np.stack(pixels)

@@ -209,7 +209,7 @@ def _make_views(plant: Plant, reporter: Reporter) -> None:
 
             def one(row: int, params: npt.NDArray[np.int32] = params, block: int = block) -> int:
                 pixels = render(decode(store.image_bytes(block, row)), params[row], plant.views.size)
-                return max(view_hash(pixels), 1)
+                return view_hash(pixels)
 
             hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
             for row, found in zip(rows, pool.map(one, rows.tolist()), strict=True):

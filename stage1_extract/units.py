@@ -188,7 +188,7 @@ class TeacherPass:
 
         def one(i: int, row: int) -> None:
             pixels = render(decode(self.store.image_bytes(begun.unit.block, row)), begun.params[row], size)
-            found.hashes[i] = max(view_hash(pixels), 1)
+            found.hashes[i] = view_hash(pixels)
             found.pixels[i] = resize_pixels(pixels[None], seen_size)[0]
 
         found.threads += [self.pool.submit(one, i, row) for i, row in enumerate(rows.tolist())]

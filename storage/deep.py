@@ -174,7 +174,7 @@ def pixel_problems(store: Store, block: int, threads: int, on_image: Callable[[i
                 pixels = render(found, params[row], store.spec.view_size)
             except CorruptError:  # parameters that no image of this size can have
                 return VIEW, view
-            if max(view_hash(pixels), 1) != int(hashes[row]):
+            if view_hash(pixels) != int(hashes[row]):
                 return VIEW, view
         return None
 

@@ -174,7 +174,7 @@ def write_view(store: Store, shape: StoreShape, view: int, block: int) -> None:
     hashes = np.full(len(params), layout.MISSING_HASH, np.uint64)
     for row in store.good_rows(block):
         pixels = render(decode(store.image_bytes(block, int(row))), params[row], shape.view_size)
-        hashes[row] = max(view_hash(pixels), 1)
+        hashes[row] = view_hash(pixels)
     commit_view(store, view, block, params, hashes)
 
 

@@ -207,8 +207,11 @@ def _as_columns(bounds: dict[str, NDArray[np.int64] | int], num_rows: int) -> ND
 
 
 def view_hash(pixels_HWC: NDArray[np.uint8]) -> int:
-    """Hash of a rendered view, uint8 [H, W, 3] -> uint64 as int: BLAKE2b of 8 bytes over the pixels, little-endian."""
+    """Hash of a rendered view, uint8 [H, W, 3] -> uint64 as int: BLAKE2b of 8 bytes over the pixels, little-endian.
+
+    Never 0, which `layout.MISSING_HASH` reserves: 1 stands for it.
+    """
     if pixels_HWC.dtype != np.uint8:
         raise UsageError(f"a view is hashed as uint8 pixels, got {pixels_HWC.dtype}", hint="hash before normalising")
     digest = hashlib.blake2b(np.ascontiguousarray(pixels_HWC).data, digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    return int.from_bytes(digest, "little") or 1

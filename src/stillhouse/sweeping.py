@@ -56,7 +56,9 @@ def sweep(pipeline: PipelineConfig, variant: Variant, reporter: Reporter) -> Swe
         swept = Swept(asked, folder, pipeline.eval.metric, bench.evaluation.config.test, score, ())
         trials, found = dict[int, Trial](), dict[int, list[Outcome]]()
         for group, outcomes in held.enter_context(contextlib.closing(_outcomes(groups, pipeline, bench, reporter))):
-            for job, outcome in zip(group.jobs, outcomes, strict=False):  # what is pruned has no further seeds
+            for job, outcome in zip(
+                group.jobs[: len(outcomes)], outcomes, strict=True
+            ):  # what is pruned has no further seeds
                 trials[outcome.trial] = job.trial
                 found.setdefault(outcome.trial, []).append(outcome)
                 _say(reporter, job.trial, outcome)

@@ -105,7 +105,7 @@ def test_damage_is_told_and_other_rows_are_asked(home: Path, own: Store, monkeyp
     found, problems = recompute(own, tiny_teacher(home / "weights"), RUN, 1000)
     assert [problem.unit for problem in problems] == ["features/tiny/000/000000"]
     assert found[0].num_rows == 2 * 28 - 8
-    monkeypatch.setattr(module, "render", lambda *args: np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(module, "replay", lambda *args: np.zeros((32, 32, 3), np.uint8))
     found, problems = recompute(Store.open(home / "store"), tiny_teacher(home / "weights"), RUN, 5)
     assert found == [] and all("renders to other pixels" in problem.found for problem in problems) and problems
 
