@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stillhouse.core.errors import EXIT_OK, EXIT_USAGE
 from stillhouse.plan_paper import codes_bytes
+from stillhouse.plan_probe import halfway
 from stillhouse.planning import (
     ImageFacts,
     LevelFacts,
@@ -124,6 +126,22 @@ def test_a_plan_is_what_the_store_then_is(tmp_path: Path) -> None:
     assert planned["total_bytes"]["value"] == pytest.approx(bytes_of(store.root), rel=0.1)  # it is nearly all records
     assert planned["bytes"]["tiny/patch"]["origin"] == "exact" and planned["seconds"]["ingest"]["origin"] == "measured"
     assert planned["cost"]["store"] == pytest.approx(2 * planned["cost"]["store_s"] / 3600)
+
+
+def test_a_klt_of_few_views_is_taken_for_halfway_to_what_was_asked_for() -> None:
+    found = halfway(Number(90.0, "measured", "200 views"), Number(110.0, "assumed", "1 bit"))
+    assert found == Number(100.0, "measured", "200 views, ± 10 %")
+
+
+def test_a_plan_tells_how_sure_it_is_of_a_klt(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(tmp_path)
+    settings = yaml.safe_load(pipeline.read_text())
+    settings["teachers"][0]["codec"] = "klt:2"
+    pipeline.write_text(yaml.safe_dump(settings))
+    ended = run_here("plan", pipeline, "--seconds", "1", "--json")
+    assert ended.status == EXIT_OK, ended.err
+    column = ended.json()["bytes"]["tiny/patch"]
+    assert column["origin"] == "measured" and "±" in column["note"]
 
 
 def test_on_paper_nothing_is_needed(tmp_path: Path) -> None:

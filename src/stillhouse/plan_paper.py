@@ -78,12 +78,17 @@ def codes_bytes(codec: Codec, num_tokens: int) -> int | None:
     return None if kind.compressed else num_tokens * kind.width * np.dtype(kind.dtype).itemsize
 
 
+def asked_for(choice: str, spec: LevelSpec) -> Number:
+    """Bytes of a row of codes by the bits a dimension that the choice of a codec asks for."""
+    _, _, rate = choice.partition(":")
+    bits = float(rate) if rate else BITS
+    return Number(spec.num_tokens * spec.dim * bits / 8, "assumed", f"{bits:g} bits a dimension, as asked for")
+
+
 def level_on_paper(choice: str, spec: LevelSpec) -> LevelFacts:
     """Bytes of a level's rows: as the codec has them, by the rate it is asked for, or as Gaussian tokens come out of it."""
-    name, _, rate = choice.partition(":")
-    if name in LOOK_AT_NEIGHBOURS:
-        bits = float(rate) if rate else BITS
-        row = Number(spec.num_tokens * spec.dim * bits / 8, "assumed", f"{bits:g} bits a dimension, as asked for")
+    if choice.partition(":")[0] in LOOK_AT_NEIGHBOURS:
+        row = asked_for(choice, spec)
         return LevelFacts(spec.num_tokens, spec.dim, choice, row, axes_bytes(spec.dim))
     random = np.random.Generator(np.random.PCG64(0))
     tokens = random.standard_normal((max(8, 2048 // spec.num_tokens), spec.num_tokens, spec.dim), np.float32)

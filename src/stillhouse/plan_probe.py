@@ -42,7 +42,7 @@ from stillhouse.storage.store import Store
 from stillhouse.storage.views import render
 
 from .pipeline_config import PipelineConfig
-from .plan_paper import codes_bytes, sketch_student
+from .plan_paper import asked_for, codes_bytes, sketch_student
 from .plan_scratch import Images, ingest_some, store_to_train_on
 from .planning import Facts, ImageFacts, LevelFacts, Number, Times, member_bytes
 
@@ -241,7 +241,7 @@ def _teach(
     images = ingest_some(root, config, source, items[: wanted // teacher.batch * teacher.batch or wanted])
     num = images.store.plan.num_samples
     fit_s, view_s = _two_passes(images, config, teacher)
-    levels = _levels(images, teacher.name)
+    levels = _levels(images, teacher)
     row_bytes = sum(4 * level.num_tokens * level.dim for level in levels.values())
     full = min(FIT_ROWS, max(1, FIT_BYTES // row_bytes), len(items))
     if teacher.budget is None:
@@ -288,18 +288,27 @@ def _fit_s(images: Images, teacher: TeacherConfig, level: str, views: int) -> fl
     return time.perf_counter() - begin
 
 
-def _levels(images: Images, teacher: str) -> dict[str, LevelFacts]:
+def _levels(images: Images, config: TeacherConfig) -> dict[str, LevelFacts]:
     """Levels of a teacher as they lie in a store: rows of one size exactly, others by their mean."""
-    store, found = Store.open(images.store.root), {}
+    store, found, teacher = Store.open(images.store.root), {}, config.name
     of_codecs = store.require(layout.codecs_unit(teacher), f"codecs of {teacher}").objects
     for level, spec in store.teacher(teacher).levels.items():
         codec = store.codec(teacher, level)
         exact, row = codes_bytes(codec, spec.num_tokens), _mean_row(store, images.blocks, teacher, level)
         folders = (f"{layout.codec_group(teacher, level)}/", f"{layout.features_array(teacher, level)}/")
         codec_bytes = sum(entry.num_bytes for entry in of_codecs if entry.path.startswith(folders))
+        if codec.name == "klt" and config.budget is None:
+            row = halfway(row, asked_for(config.codec_of(level), spec))
         number = row if exact is None else Number(exact, "exact")
         found[level] = LevelFacts(spec.num_tokens, spec.dim, codec.name, number, codec_bytes)
     return found
+
+
+def halfway(seen: Number, asked: Number) -> Number:
+    """What a `klt` of more views takes, from what one of few takes for the very views that its axes follow, which is too
+    little, and what was asked for, which is a little much."""
+    value = (seen.value + asked.value) / 2
+    return Number(value, "measured", f"{seen.note}, ± {100 * abs(asked.value - seen.value) / 2 / value:.0f} %")
 
 
 def _mean_row(store: Store, blocks: Sequence[int], teacher: str, level: str) -> Number:

@@ -183,7 +183,7 @@ def columns(
         for name, level in levels.items():
             row, fixed = level.row.value + CRC_BYTES, shard_bytes(level, 0, shape.block_samples)
             num_bytes = shape.num_views_of_train * row + shards * fixed + level.codec_bytes
-            found[f"{teacher}/{name}"] = Number(num_bytes, level.row.origin)
+            found[f"{teacher}/{name}"] = Number(num_bytes, level.row.origin, level.row.note)
     units = num_units(shape, len(teachers))
     return found | {"records": Number(units * record_bytes.value, record_bytes.origin)}
 
