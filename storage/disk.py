@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 from stillhouse.core.errors import BusyError, ResourceError
@@ -90,6 +91,22 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
         try:
             write_synced(temporary, [data])
             yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def arriving(path: Path) -> Iterator[FileIO]:
+    """A new file that is given its name, durably, when the block is done; nothing of it stays when the block fails."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        try:
+            with open(temporary, "xb", buffering=0) as file:
+                yield file
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)

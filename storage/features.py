@@ -7,6 +7,7 @@ Legend: N rows, T tokens, C codes a token, S bytes of a row with its crc.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from stillhouse.core.timing import timed
 from . import layout
 from .codecs import Codec, CodeType, stored_type, unpack
 from .crc import CRC_BYTES
-from .foreign import regular_file
 from .shards import Rows, ShardReader
 
 if TYPE_CHECKING:
@@ -120,16 +120,19 @@ class Features:
             what = f"features of {self.teacher}/{self.level} for view {view} of block {block}"
             entry = self._store.entry(unit, path, what)
             fingerprint = self._store.require(unit, what).facts.get("fingerprints", {}).get(self.level)
-            place = regular_file(self._store.root, path)
             num_rows = self._store.plan.block_samples
-            return ShardReader(
-                place,
-                num_rows,
-                self._stored.num_bytes,
-                entry.num_bytes,
-                zstd=self._stored.code_type.compressed,
-                fingerprint=fingerprint,
-            )
+
+            def reader(place: Path) -> ShardReader:
+                return ShardReader(
+                    place,
+                    num_rows,
+                    self._stored.num_bytes,
+                    entry.num_bytes,
+                    zstd=self._stored.code_type.compressed,
+                    fingerprint=fingerprint,
+                )
+
+            return self._store.opened(entry, reader)
 
         return self._store.cached(("shard", self.teacher, self.level, view, block), load)
 

@@ -240,6 +240,7 @@ def check_seal(body: dict[str, Any], where: str) -> None:
     whole(body["generation"], 1, MAX_VALUES, where, "generation")
     text(body["content_sha256"], where, "content_sha256", 64)
     whole(body.get("growths", 0), 0, 9999, where, "growths")
+    text(body.get("facts_sha256", ""), where, "facts_sha256", 64)
     for entry in items(body["objects"], where, "objects", MAX_JSON_VALUES):
         if len(items(entry, where, "an object", 3)) != 3:
             refuse(where, f"has an object of {len(entry)} facts, expected path, bytes and sha256")

@@ -95,6 +95,11 @@ def growth_path(number: int) -> str:
     return f"{GROWTHS}/{number:04d}.json"
 
 
+def seal_path(generation: int) -> str:
+    """A numbered statement of what the store is."""
+    return f"{SEALS}/{generation:04d}.json"
+
+
 def kept_path(path: str, sha256: str) -> str:
     """Where the zarr.json of an array stays as it was before the array grew."""
     return f"{FORGOTTEN}/{path.removesuffix('.json')}.{sha256[:12]}.json"
@@ -132,7 +137,7 @@ def unit_of(path: str) -> str | None:
             return "layout"
         case ["features", teacher, _, "c", view, block, "0", "0"] if view.isdecimal() and block.isdecimal():
             return features_unit(teacher, int(view), int(block))
-        case ["features", teacher, *_, "zarr.json"] | ["features", teacher, "codecs", _, _, "c", "0"]:
+        case ["features", teacher, *_, "zarr.json"] | ["features", teacher, "codecs", _, _, "c", *_]:
             return codecs_unit(teacher)
     return None
 

@@ -25,12 +25,16 @@ class Seal:
 
     Args:
         growths: how often the store had grown by then, for `Store.at`.
+        facts_sha256: `facts_digest` of it; "" in seals of earlier versions.
+        root_sha256: of the seal itself: it covers the content and the facts. What a reader pins.
     """
 
     generation: int
     content_sha256: str
     objects: tuple[ObjectEntry, ...]
     growths: int = 0
+    facts_sha256: str = ""
+    root_sha256: str = ""
 
     @property
     def num_objects(self) -> int:
@@ -69,6 +73,26 @@ def content_digest(objects: list[ObjectEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def facts_digest(store: Store, found: list[Record]) -> str:
+    """sha256 over what is said of a store and is in none of its objects: spec, plan, teachers, the facts of records.
+
+    Which attempt made a unit, and how long it took, does not enter.
+    """
+    said: dict[str, Any] = {
+        "spec": store.spec.model_dump(mode="json"),
+        "plan": store.plan.model_dump(mode="json"),
+        **{f"unit {record.unit}": record.facts for record in found},
+    }
+    for record in found:
+        kind, _, name = record.unit.partition("/")
+        if kind == "codecs":
+            said[f"teacher {name}"] = store.teacher(name).entry()
+    digest = hashlib.sha256()
+    for what in sorted(said):
+        digest.update(f"{what} {hashlib.sha256(canonical_json(said[what])).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def latest_seal(root: Path) -> Seal | None:
     """The newest seal, or None for a store that was never sealed.
 
@@ -91,18 +115,22 @@ def read_seal(root: Path, generation: int) -> Seal:
     Raises:
         CorruptError: the seal is not the bytes that were written.
     """
-    path = root / layout.SEALS / _seal_name(generation)
+    path = root / layout.seal_path(generation)
     hint = "delete that file; the next `stillhouse extract` seals again"
     body = read_signed_json(path, hint, root=root)
     if body is None:
         raise CorruptError(f"{path.parent} holds a seal of another name than {path.name}", hint=hint)
     foreign.check_seal(body, str(path))
     objects = tuple(ObjectEntry(*entry) for entry in body["objects"])
-    return Seal(body["generation"], body["content_sha256"], objects, body.get("growths", 0))
-
-
-def _seal_name(generation: int) -> str:
-    return f"{generation:04d}.json"
+    root_sha256 = hashlib.sha256(canonical_json(body)).hexdigest()
+    return Seal(
+        body["generation"],
+        body["content_sha256"],
+        objects,
+        body.get("growths", 0),
+        body.get("facts_sha256", ""),
+        root_sha256,
+    )
 
 
 def seal(store: Store) -> Seal:
@@ -118,18 +146,20 @@ def seal(store: Store) -> Seal:
         growths = len(read_growths(root))  # after the records: a growth is decided before its units
         _publish_staged(root, found)
         objects = sorted((entry for record in found for entry in record.objects), key=lambda entry: entry.path)
-        digest = content_digest(objects)
-        if last is None or last.content_sha256 != digest:
+        then = store.at(growths)
+        digest, facts = content_digest(objects), facts_digest(then, found)
+        if last is None or last.content_sha256 != digest or last.facts_sha256 not in ("", facts):
             generation = 1 if last is None else last.generation + 1
             body: dict[str, Any] = {
                 "generation": generation,
                 "format_version": layout.FORMAT_VERSION,
-                "spec_sha256": store.at(growths).spec.sha256(),
+                "spec_sha256": then.spec.sha256(),
                 "content_sha256": digest,
+                "facts_sha256": facts,
                 "objects": [[entry.path, entry.num_bytes, entry.sha256] for entry in objects],
             }
             body |= {"growths": growths} if growths else {}
-            if not create_once(root / layout.SEALS / _seal_name(generation), signed_json(body)):
+            if not create_once(root / layout.seal_path(generation), signed_json(body)):
                 continue
         sealed = latest_seal(root)
         assert sealed is not None

