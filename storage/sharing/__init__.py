@@ -1,0 +1,1 @@
+"""Moving a store, or a part of it, from one place to another."""
