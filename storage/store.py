@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from .growth import RESTORE, Generation, Growth, generations, grown, read_growth
 from .images import ImageReader
 from .index import MAX_DECODED_BYTES, BlockIndex, decode_index
 from .metadata import check_metadata
+from .objects import Objects
 from .records import ObjectEntry, Record, read_record
 from .redo import noted_redo
 from .signed_json import read_signed_json, signed_json
@@ -45,16 +46,6 @@ R = TypeVar("R")
 C = TypeVar("C", bound=Config)
 
 
-class Objects(Protocol):
-    """Where the objects of a store come from that are not at its root."""
-
-    def bring(self, entry: ObjectEntry) -> Path:
-        """A file here of the size and sha256 of `entry`; it may go again at any time."""
-
-    def ahead(self, entry: ObjectEntry) -> None:
-        """It is going to be asked for."""
-
-
 class Store:
     """A store folder. Use `Store.create` or `Store.open`; safe for many threads, not across fork."""
 
@@ -64,7 +55,7 @@ class Store:
         spec: StoreSpec,
         plan: StorePlan,
         growths: Sequence[Growth] = (),
-        objects: "Objects | None" = None,
+        objects: Objects | None = None,
     ) -> None:
         self.root, self.begun, self.growths, self.objects = root, (spec, plan), tuple(growths), objects
         self.spec, self.plan = grown(spec, plan, growths)
@@ -94,7 +85,7 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: Path, objects: "Objects | None" = None) -> "Store":
+    def open(cls, root: Path, objects: Objects | None = None) -> "Store":
         """Open an existing store as it is now: what it grows by later is not seen.
 
         Args:
@@ -130,6 +121,11 @@ class Store:
         if num_growths > len(growths):
             raise MissingError(f"{self.root / layout.growth_path(num_growths)} is not there", hint=RESTORE)
         return Store(self.root, *self.begun, growths[:num_growths], self.objects)
+
+    @property
+    def name(self) -> str:
+        """Where it lies, as a person knows it."""
+        return str(self.root) if self.objects is None else self.objects.name
 
     @property
     def generations(self) -> list[Generation]:

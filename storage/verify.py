@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillhouse.core.errors import CorruptError
+from stillhouse.core.stops import worker_threads
 
 from . import layout
 from .disk import names_in
@@ -19,6 +20,8 @@ from .specs import TRAIN
 from .store import Store
 
 READ_BYTES = 4 << 20
+THREADS = 8
+"""That read from a place elsewhere; a disk is read by one."""
 MISSING = "is missing"
 UNPUBLISHED = "is decided and not yet published"
 RESEAL = "the next `stillhouse extract` seals again"
@@ -70,7 +73,7 @@ def verify(store: Store, on_object: Callable[[int], None] = lambda num_bytes: No
     problems, last = _read_seal(store)
     found, unreadable = read_records(store.root)
     problems += unreadable
-    problems += [problem for record in found for problem in _check(store, record, on_object)]
+    problems += _check_all(store, found, on_object)
     problems += [problem for unit in noted_units(store.root) for problem in _check_note(store.root, unit)]
     objects = [entry for record in found for entry in record.objects]
     problems += [*_check_teachers(store), *_check_seal(store, last, objects, whole=not problems)]
@@ -78,6 +81,14 @@ def verify(store: Store, on_object: Callable[[int], None] = lambda num_bytes: No
     still = tuple(_looked_at_again(store, problems)) if problems else ()
     sealed = last is not None or (store.root / layout.SEALS).is_dir()
     return Verification(len(found), len(objects), num_bytes, still, content_digest(objects), sealed)
+
+
+def _check_all(store: Store, found: list[Record], on_object: Callable[[int], None]) -> list[Problem]:
+    if store.objects is None:
+        return [problem for record in found for problem in _check(store, record, on_object)]
+    with worker_threads(THREADS, "verify") as pool:
+        some = pool.map(lambda record: [*_check(store, record, on_object)], found)
+        return [problem for problems in some for problem in problems]
 
 
 def _looked_at_again(store: Store, problems: list[Problem]) -> Iterator[Problem]:
@@ -115,7 +126,8 @@ def check_unit(store: Store, unit: str) -> list[Problem]:
 
 def _check(store: Store, record: Record, on_object: Callable[[int], None]) -> Iterator[Problem]:
     for entry in record.objects:
-        found = _check_object(store.root, entry)
+        there = store.objects is not None and not entry.path.endswith("/zarr.json")
+        found = store.objects.check(entry) if store.objects and there else _check_object(store.root, entry)
         on_object(entry.num_bytes)
         if found and (store.root / layout.staged_path(record.attempt, entry.path)).exists():
             yield Problem(

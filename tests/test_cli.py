@@ -47,6 +47,8 @@ VERBS = (
     "verify",
     "repair",
     "gc",
+    "pull",
+    "push",
     "models",
     "doctor",
     "plan",
@@ -84,6 +86,11 @@ def test_options_are_few_and_known() -> None:
     known |= {"report --seeds"}
     known |= {f"plan --{name}" for name in ("samples", "price", "students", "seconds", "paper", "tflops")}
     known |= {"verify --deep", "verify --pixels", "verify --recompute", "verify --config"}
+    known |= {
+        f"{verb} --{name}" for verb in ("pull", "push") for name in ("views", "columns", "blocks", "split", "share")
+    }
+    known |= {f"{verb} --{name}" for verb in ("pull", "push") for name in ("threads", "dry-run")}
+    known |= {"pull --expect", "verify --expect"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}
     assert found == known | {f"{verb} --json" for verb in VERBS}

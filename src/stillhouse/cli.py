@@ -15,7 +15,7 @@ from stillhouse import __version__
 from stillhouse.core.errors import EXIT_OK, EXIT_QUARANTINED
 from stillhouse.core.launch import is_follower
 
-from . import cli_store
+from . import cli_sharing, cli_store
 from .guarded import JsonOption, guarded
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def render_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.ledger import Ledger
         from stillhouse.pipeline import run_render
+        from stillhouse.pipeline_config import open_stored
         from stillhouse.storage.rendered import rendered_folder
-        from stillhouse.storage.store import Store
 
-        store = Store.open(pipeline.store_path)
+        store = open_stored(pipeline, reporter)
         result = run_render(pipeline, store, reporter, Ledger(Path(pipeline.out)))
         facts = {"views": result.num_views, "written": result.num_written, "bytes": result.num_bytes}
         return EXIT_OK, {"rendered": str(rendered_folder(store.root)), **facts}
@@ -161,11 +161,10 @@ def distill_verb(
     def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.ledger import Ledger
         from stillhouse.pipeline import run_distill
-        from stillhouse.pipeline_config import student_folder
-        from stillhouse.storage.store import Store
+        from stillhouse.pipeline_config import open_stored, student_folder
 
         chosen = _seeds(pipeline, seeds)
-        results = run_distill(pipeline, Store.open(pipeline.store_path), chosen, reporter, Ledger(Path(pipeline.out)))
+        results = run_distill(pipeline, open_stored(pipeline, reporter), chosen, reporter, Ledger(Path(pipeline.out)))
         folders = [str(student_folder(pipeline, seed)) for seed in chosen]
         for folder in folders:
             reporter.say(f"student: {folder}/student")
@@ -329,6 +328,7 @@ def _with_config(
 
 
 app.add_typer(cli_store.app)
+app.add_typer(cli_sharing.app)
 
 
 def main() -> None:

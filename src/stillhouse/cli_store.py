@@ -7,10 +7,12 @@ import typer
 
 from stillhouse.core.errors import EXIT_OK, UsageError
 
+from .cli_sharing import ExpectOption, RemoteSettings, StorePlace, remote_of
 from .guarded import JsonOption, guarded
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
+    from stillhouse.storage.store import Store
 
 app = typer.Typer()
 
@@ -18,13 +20,13 @@ StoreArgument = Annotated[Path, typer.Argument(help="The folder of a store.")]
 
 
 @app.command("inspect")
-def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
+def inspect_verb(store: StorePlace, settings: RemoteSettings = None, as_json: JsonOption = False) -> None:
     """Say what is in a store: samples, views, teachers, sizes, quarantine. Reads metadata only."""
 
     def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.inspection import inspect_store, print_inspection
 
-        facts = inspect_store(store)
+        facts = inspect_store(opened(store, settings, None, reporter))
         if not as_json:
             print_inspection(facts)
         return EXIT_OK, facts
@@ -34,28 +36,35 @@ def inspect_verb(store: StoreArgument, as_json: JsonOption = False) -> None:
 
 @app.command("verify")
 def verify_verb(
-    store: StoreArgument,
+    store: StorePlace,
+    settings: RemoteSettings = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every row, image and index.")] = False,
     pixels: Annotated[bool, typer.Option("--pixels", help="Also render every view again and compare.")] = False,
     recompute: Annotated[int, typer.Option(min=0, help="Also ask the teachers of --config again about K rows.")] = 0,
     config: Annotated[Path | None, typer.Option(help="The pipeline.yaml with the teachers for --recompute.")] = None,
+    expect: ExpectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every object of a store and compare it with its record."""
+    """Read every object of a store, where it lies, and compare it with its record."""
 
     def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.inspection import Checks, verify_store
+        from stillhouse.storage.places.base import is_url
 
         if (config is not None) != (recompute > 0):
             raise UsageError("--recompute K and --config FILE go together", hint="give both or none")
+        if is_url(store) and (deep or pixels or recompute):
+            message = "--deep, --pixels and --recompute read a store over and over"
+            raise UsageError(message, hint="`stillhouse pull` it to a folder first")
+        found = opened(store, settings, expect, reporter)
         if config is None:
-            return verify_store(store, Checks(deep, pixels), reporter)
+            return verify_store(found, Checks(deep, pixels), reporter)
         from stillhouse.core.config import load_config
         from stillhouse.pipeline_config import PipelineConfig
 
         pipeline = load_config(PipelineConfig, config)
         checks = Checks(deep, pixels, recompute, pipeline.teachers, pipeline.extract)
-        return verify_store(store, checks, reporter)
+        return verify_store(found, checks, reporter)
 
     guarded(as_json, body)
 
@@ -96,3 +105,11 @@ def doctor_verb(
         return doctor.exit_code(findings), doctor.as_json(findings)
 
     guarded(as_json, body)
+
+
+def opened(where: str, settings: list[str] | None, expect: str | None, reporter: "Reporter") -> "Store":
+    """A store in a folder or at a URL."""
+    from stillhouse.storage.remote.opening import open_store
+
+    remote = remote_of(settings)
+    return open_store(where, remote.reach(), reporter, expect=expect or remote.expect)

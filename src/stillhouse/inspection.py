@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # they need torch, whose import takes longer than most stores
 SHOWN = 20
 
 
-def inspect_store(root: Path) -> dict[str, Any]:
+def inspect_store(store: Store) -> dict[str, Any]:
     """Facts about a store from its metadata and records, ready for JSON."""
-    store = Store.open(root)
+    root = store.root
     found = records(root)
     sizes: Counter[str] = Counter()
     for record in found:
@@ -36,7 +36,7 @@ def inspect_store(root: Path) -> dict[str, Any]:
             sizes[column_of(entry.path)] += entry.num_bytes
     sealed = latest_seal(root)
     return {
-        "store": str(root),
+        "store": store.name,
         "store_id": store_id(root),
         "format_version": store.spec.format_version,
         "samples": store.plan.num_samples,
@@ -51,7 +51,11 @@ def inspect_store(root: Path) -> dict[str, Any]:
         "quarantined": quarantined(store),
         "sealed": None
         if sealed is None
-        else {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
+        else {
+            "generation": sealed.generation,
+            "content_sha256": sealed.content_sha256,
+            "pin": f"sha256:{sealed.root_sha256}",
+        },
     }
 
 
@@ -139,10 +143,9 @@ class Checks:
     run: "ExtractConfig | None" = None
 
 
-def verify_store(root: Path, checks: Checks, reporter: Reporter) -> tuple[int, dict[str, Any]]:
+def verify_store(store: Store, checks: Checks, reporter: Reporter) -> tuple[int, dict[str, Any]]:
     """Check a store. Returns the exit code and the facts."""
-    store = Store.open(root)
-    readable, _ = read_records(root)
+    readable, _ = read_records(store.root)
     total = sum(entry.num_bytes for record in readable for entry in record.objects)
     with reporter.task("verify", total, "byte") as task:
         result = verify(store, task.advance)
@@ -159,7 +162,9 @@ def verify_store(root: Path, checks: Checks, reporter: Reporter) -> tuple[int, d
         reporter.say(_agreement(one))
     damaged = sorted({problem.redone_by for problem in problems} - {None}, key=str)
     if damaged:
-        reporter.say(f"{_units(damaged)} damaged; `stillhouse repair CONFIG` with the config of the store mends {root}")
+        reporter.say(
+            f"{_units(damaged)} damaged; `stillhouse repair CONFIG` with the config of the store mends {store.name}"
+        )
     elif not problems:
         state = f"content {result.content_sha256}" + ("" if result.sealed else ", not sealed yet")
         reporter.say(f"whole: {result.num_objects:,} objects, {result.num_bytes:,} bytes, {state}")

@@ -21,6 +21,7 @@ from stillhouse.eval.tasks.kept import keep_task
 from stillhouse.eval.tasks.kinds import task_of
 from stillhouse.eval.tasks.run import TaskJudgement, TaskRuns
 from stillhouse.stage2_distill.result import STUDENT, DistillResult
+from stillhouse.storage.remote.opening import open_store
 from stillhouse.storage.specs import Preprocessing, TeacherSpec
 from stillhouse.storage.store import Store
 
@@ -140,7 +141,7 @@ def run_stored(config: PipelineConfig, store: Store, reporter: Reporter, ledger:
 
 def judged_on(config: PipelineConfig, store: Store) -> Store:
     """The store whose labelled images the probes read."""
-    return Store.open(Path(config.eval.store)) if config.eval.store else store
+    return open_store(config.eval.store, config.remote.reach(), Reporter(quiet=True)) if config.eval.store else store
 
 
 def _field(config: PipelineConfig, store: Store, students: Sequence[DistillResult]) -> _Field:

@@ -159,7 +159,7 @@ def _watch(path: Path) -> Watch | None:
 
 
 def _store_facts(store: Store) -> StoreFacts:
-    facts = inspect_store(store.root)
+    facts = inspect_store(store)
     levels = {
         f"features/{teacher['name']}/{level}": (shape["bytes_per_token"], shape["codec"] or "")
         for teacher in facts["teachers"]

@@ -30,13 +30,14 @@ from stillhouse.stage2_distill.run import distill
 from stillhouse.stage2_distill.trainer import device_for
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
+from stillhouse.storage.remote.opening import open_store
 from stillhouse.storage.rendered import rendered_folder
 from stillhouse.storage.specs import TRAIN, StoreSpec
 from stillhouse.storage.store import Store
 
 from .judging import Judged, judged_on, run_eval, run_stored
 from .ledger import Ledger, already, counted
-from .pipeline_config import PipelineConfig, student_folder
+from .pipeline_config import PipelineConfig, open_stored, student_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def _require_beginning(config: PipelineConfig) -> None:
     views_of(0, config.views.num, config.distill.repeats)
     device_for(config.distill)
     if config.eval.store is not None:
-        Store.open(Path(config.eval.store))
+        open_store(config.eval.store, config.remote.reach(), Reporter(quiet=True))
     for key, split in (("train", config.eval.train), ("test", config.eval.test)):
         if config.eval.store is None and split not in (TRAIN, *config.ingest.split):
             message = f"eval.{key} is {split!r}, and ingest.split makes no such split"
@@ -212,14 +213,14 @@ def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Run
 
 def judge(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Judged:
     """Judge students that are trained already; UsageError when one is not."""
-    store = Store.open(config.store_path)
+    store = open_stored(config, reporter)
     students = [finished_run(student_folder(config, seed)) for seed in seeds]
     return run_eval(config, store, students, reporter, Ledger(Path(config.out)))
 
 
 def judge_stored(config: PipelineConfig, reporter: Reporter) -> StoredScores:
     """Judge the teachers of a store by its features alone."""
-    return run_stored(config, Store.open(config.store_path), reporter, Ledger(Path(config.out)))
+    return run_stored(config, open_stored(config, reporter), reporter, Ledger(Path(config.out)))
 
 
 def finished(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
@@ -228,7 +229,7 @@ def finished(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -
     Raises:
         UsageError: there is no store, a student is not trained, or not judged.
     """
-    store, ledger = Store.open(config.store_path), Ledger(Path(config.out))
+    store, ledger = open_stored(config, reporter), Ledger(Path(config.out))
     students = tuple(finished_run(student_folder(config, seed)) for seed in seeds)
     judged = run_eval(config, store, students, reporter, ledger, only_kept=True)
     return RunResult(store, ingest_result(store), students, judged, ledger)

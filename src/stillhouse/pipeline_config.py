@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stillhouse.core.config import Config
 from stillhouse.core.errors import UsageError
+from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
 from stillhouse.stage1_extract.config import ExtractConfig, IngestConfig, TeacherConfig
 from stillhouse.stage1_extract.policies import ViewPolicyConfig
@@ -15,6 +16,10 @@ from stillhouse.stage2_distill.config import DistillConfig
 from stillhouse.stage2_distill.sweep.config import SweepConfig
 from stillhouse.storage import layout
 from stillhouse.storage.disk import replace_file
+from stillhouse.storage.places.base import is_url, redacted
+from stillhouse.storage.remote.config import RemoteConfig
+from stillhouse.storage.remote.opening import open_store
+from stillhouse.storage.store import Store
 
 
 class PipelineConfig(Config):
@@ -25,7 +30,8 @@ class PipelineConfig(Config):
     out: str = Field(min_length=1)
     """Folder for students, scores and the report."""
     store: str | None = None
-    """Folder of the store; None: `<out>/store`."""
+    """Folder of the store; None: `<out>/store`. Training and judging also read one at a URL, such as s3://bucket/store."""
+    remote: RemoteConfig = RemoteConfig()
     ingest: IngestConfig
     views: ViewPolicyConfig
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
@@ -71,8 +77,17 @@ class PipelineConfig(Config):
         return self
 
     @property
+    def store_place(self) -> str:
+        """The folder of the store, or its URL."""
+        return self.store or str(Path(self.out) / "store")
+
+    @property
     def store_path(self) -> Path:
-        return Path(self.store) if self.store else Path(self.out) / "store"
+        """The folder of a store that is going to be written; UsageError for one at a URL."""
+        if is_url(self.store_place):
+            message = f"{redacted(self.store_place)} is only read"
+            raise UsageError(message, hint="`stillhouse pull` it to a folder first, or use distill, sweep and eval")
+        return Path(self.store_place)
 
     def teacher_of(self, name: str) -> TeacherConfig:
         """The config of one teacher by name."""
@@ -81,6 +96,11 @@ class PipelineConfig(Config):
                 return teacher
         known = ", ".join(teacher.name for teacher in self.teachers)
         raise UsageError(f"the student was trained on {name!r}, which is not in `teachers`: {known}", hint="add it")
+
+
+def open_stored(config: PipelineConfig, reporter: Reporter) -> Store:
+    """The store of a pipeline, wherever it lies."""
+    return open_store(config.store_place, config.remote.reach(), reporter, expect=config.remote.expect)
 
 
 def save_resolved(config: PipelineConfig) -> None:

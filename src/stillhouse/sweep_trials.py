@@ -23,10 +23,9 @@ from stillhouse.stage2_distill.sweep.space import Trial
 from stillhouse.stage2_distill.sweep.study import Study
 from stillhouse.stage2_distill.watch import WATCH, Watch
 from stillhouse.storage.specs import Preprocessing
-from stillhouse.storage.store import Store
 
 from .judging import Candidate, judged_on, student_candidate, teacher_candidate
-from .pipeline_config import PipelineConfig
+from .pipeline_config import PipelineConfig, open_stored
 
 State = Literal["done", "pruned", "diverged"]
 Enough = Callable[[int, float], bool]
@@ -105,7 +104,7 @@ class Bench:
 
     def __init__(self, pipeline: PipelineConfig, reporter: Reporter) -> None:
         self._pipeline, self._asked, self._reporter = pipeline, sweep_of(pipeline), reporter
-        self.store = Store.open(pipeline.store_path)
+        self.store = open_stored(pipeline, reporter)
         where = judged_on(pipeline, self.store)
         folder = sweep_folder(pipeline) if self._asked.split else Path(pipeline.out)  # else a teacher is known already
         self.evaluation = Evaluation(where, _judged_by(pipeline.eval, self._asked), folder / "eval", reporter)

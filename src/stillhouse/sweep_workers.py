@@ -22,6 +22,7 @@ from stillhouse.core.events import Reporter
 from stillhouse.core.scheduler import connected, gone, local_processes
 from stillhouse.core.stops import stops_wait
 from stillhouse.stage2_distill.sweep.config import LOCAL, SweepConfig
+from stillhouse.storage.places.base import is_url
 
 from .pipeline_config import PipelineConfig
 from .sweep_trials import Bench, Group, Job, Outcome, sweep_of
@@ -131,10 +132,13 @@ def _on(config: Any, device: str) -> Any:
 
 
 def _absolute(pipeline: PipelineConfig) -> PipelineConfig:
-    store = pipeline.eval.store and str(Path(pipeline.eval.store).resolve())
-    judging = pipeline.eval.model_copy(update={"store": store})
-    paths = {"out": str(Path(pipeline.out).resolve()), "store": str(pipeline.store_path.resolve())}
+    judging = pipeline.eval.model_copy(update={"store": pipeline.eval.store and _resolved(pipeline.eval.store)})
+    paths = {"out": _resolved(pipeline.out), "store": _resolved(pipeline.store_place)}
     return pipeline.model_copy(update={**paths, "eval": judging})
+
+
+def _resolved(where: str) -> str:
+    return where if is_url(where) else str(Path(where).resolve())
 
 
 def _at_absolute(group: Group) -> Group:

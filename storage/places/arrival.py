@@ -92,5 +92,30 @@ def bring(
                 raise CorruptError(message, hint="ask who shared the store") from error
 
 
+def difference(place: Place, entry: ObjectEntry, patience: Patience) -> str:
+    """What is wrong with an object at its place, or nothing. It is read and not kept."""
+
+    def read() -> str:
+        pieces = place.stream(entry.path)
+        if pieces is None:
+            return "is missing"
+        digest, came = hashlib.sha256(), 0
+        for piece in pieces:
+            digest.update(piece)
+            came += len(piece)
+            if came > entry.num_bytes:
+                return f"more than {entry.num_bytes} bytes"
+        if came < entry.num_bytes:
+            told = place.told(entry.path)
+            if told is None or told.num_bytes == entry.num_bytes:
+                raise Passing(f"{place.name}/{entry.path}: {came} bytes of {entry.num_bytes} came")
+            return f"{told.num_bytes} bytes, expected {entry.num_bytes}"
+        if digest.hexdigest() != entry.sha256:
+            return f"sha256 {digest.hexdigest()[:12]}, expected {entry.sha256[:12]}"
+        return ""
+
+    return patience.ask(f"{place.name}/{entry.path}", read)
+
+
 class _Different(Exception):
     """What came is whole, and another object."""

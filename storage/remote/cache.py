@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stillhouse.core.errors import UsageError
 from stillhouse.storage.disk import disk_errors
-from stillhouse.storage.places.arrival import bring
+from stillhouse.storage.places.arrival import bring, difference
 from stillhouse.storage.places.base import Place
 from stillhouse.storage.places.patience import Patience
 from stillhouse.storage.records import ObjectEntry
@@ -112,7 +112,7 @@ class RemoteObjects:
     """The objects of one store elsewhere, through a cache. `Store` asks it where an object is."""
 
     def __init__(self, place: Place, cache: ObjectCache, patience: Patience) -> None:
-        self.place, self.cache, self._patience = place, cache, patience
+        self.place, self.cache, self._patience, self.name = place, cache, patience, place.name
         self._pool = ThreadPoolExecutor(AHEAD, "ahead")
         self._coming: dict[str, Future[Path]] = {}
         self._lock = threading.Lock()
@@ -132,6 +132,10 @@ class RemoteObjects:
         with self._lock:
             if entry.sha256 not in self._coming:
                 self._coming[entry.sha256] = self._pool.submit(self.cache.bring, self.place, entry, self._patience)
+
+    def check(self, entry: ObjectEntry) -> str:
+        """What is wrong with an object at its place, or nothing; it is read there, whatever is kept here."""
+        return difference(self.place, entry, self._patience)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

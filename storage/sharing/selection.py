@@ -36,7 +36,11 @@ class Selection:
         return self == Selection()
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"views": self.views, "columns": self.columns and list(self.columns), "blocks": self.blocks}
+        told: dict[str, Any] = {
+            "views": self.views,
+            "columns": self.columns and list(self.columns),
+            "blocks": self.blocks,
+        }
         told |= {"split": self.split, "share": self.share}
         return {name: value for name, value in told.items() if value is not None}
 

@@ -671,7 +671,7 @@ def parts(root: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "id", lambda: nothing(store_id(root))
     yield "seal", lambda: nothing(latest_seal(root))
     yield "verify", partial(whole, store)
-    yield "inspect", lambda: told(lambda: print_inspection(inspect_store(root)))
+    yield "inspect", lambda: told(lambda: print_inspection(inspect_store(Store.open(root))))
     yield ZARR, partial(read_by_zarr, store)
 
 

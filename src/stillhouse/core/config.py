@@ -84,6 +84,18 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
+def config_of(model: type[C], overrides: Sequence[str]) -> C:
+    """A config of `key=value` alone, every other value its default.
+
+    Raises:
+        UsageError: an unknown key (the nearest known one is named), a value out of range.
+    """
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(model, tree, where="setting")
+
+
 def parse_config(model: type[C], value: Any, *, where: str) -> C:
     """Validate `value` as `model`; the first problem becomes one UsageError that names key, rule and remedy."""
     try:

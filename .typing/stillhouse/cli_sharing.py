@@ -1,0 +1,1 @@
+../../src/stillhouse/cli_sharing.py
