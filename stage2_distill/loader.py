@@ -21,6 +21,7 @@ from stillhouse.core.timing import Seconds, timed
 from stillhouse.storage.features import Features
 from stillhouse.storage.features import Window as CodeWindow
 from stillhouse.storage.labels import block_classes
+from stillhouse.storage.remote.ahead import fetch_ahead, fetch_indexes_ahead
 from stillhouse.storage.rendered import read_rendered, require_rendered
 from stillhouse.storage.replay import replay
 from stillhouse.storage.specs import TRAIN
@@ -85,6 +86,7 @@ class Loader:
         part: Part = WHOLE,
     ) -> None:
         self._store, self._config, self._size, self._part = store, config, image_size, part
+        self._levels = levels
         views_of(0, store.spec.num_views, config.repeats)
         self._features = {
             teacher: {level: store.features(teacher, level) for level in names} for teacher, names in levels.items()
@@ -92,6 +94,7 @@ class Loader:
         self._blocks = store.plan.blocks_of(TRAIN)
         self.num_rows = sum(len(store.good_rows(block)) for block in self._blocks)
         number = {label: place for place, label in enumerate(classes)}
+        fetch_indexes_ahead(store, self._blocks if classes else ())
         self._classes = {block: block_classes(store, block, number) for block in self._blocks} if classes else {}
         self.steps_per_epoch = num_steps(self.num_rows, config.batch)
         if config.pixels == "rendered":
@@ -116,6 +119,8 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._store.objects is not None:
+            self._store.objects.drop()
         self._reader.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.shutdown(wait=True)
@@ -168,6 +173,8 @@ class Loader:
         for window in windows:
             seen += len(window.pairs)
             needed = seen > first_needed
+            if needed:
+                fetch_ahead(self._store, window.blocks, window.views, self._levels)
             waiting.append((window, self._reader.submit(self._window_codes, window) if needed else None))
             if len(waiting) > 1:
                 yield waiting.popleft()

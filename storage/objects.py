@@ -17,5 +17,8 @@ class Objects(Protocol):
     def ahead(self, entry: ObjectEntry) -> None:
         """It is going to be asked for."""
 
+    def drop(self) -> None:
+        """Fetch nothing more that was only asked for ahead."""
+
     def check(self, entry: ObjectEntry) -> str:
         """What is wrong with it where it lies, or nothing."""

@@ -16,6 +16,8 @@ from stillhouse.storage.collect import collect, collected_line
 from stillhouse.storage.deep import deep_problems, pixel_problems
 from stillhouse.storage.records import Record
 from stillhouse.storage.seal import latest_seal, records, store_id
+from stillhouse.storage.sharing.origin import read_origin
+from stillhouse.storage.sharing.selection import Selection
 from stillhouse.storage.store import Store
 from stillhouse.storage.verify import SEAL, Problem, read_records, verify
 
@@ -34,7 +36,7 @@ def inspect_store(store: Store) -> dict[str, Any]:
     for record in found:
         for entry in record.objects:
             sizes[column_of(entry.path)] += entry.num_bytes
-    sealed = latest_seal(root)
+    sealed, origin = latest_seal(root), read_origin(root)
     return {
         "store": store.name,
         "store_id": store_id(root),
@@ -49,6 +51,7 @@ def inspect_store(store: Store) -> dict[str, Any]:
         "total_bytes": sum(sizes.values()),
         "objects": sum(len(record.objects) for record in found),
         "quarantined": quarantined(store),
+        "origin": None if origin is None else origin.model_dump(mode="json", exclude_none=True),
         "sealed": None
         if sealed is None
         else {
@@ -126,6 +129,11 @@ def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "bytes", f"{num_bytes:>15,}  {column}"
     yield "", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects"
     yield "seal", f"{sealed['content_sha256']} (generation {sealed['generation']})" if sealed else "not sealed yet"
+    if sealed:
+        yield "pin", sealed["pin"]
+    if origin := facts["origin"]:
+        asked = Selection.model_validate(origin["selection"]).told()
+        yield "origin", f"{asked} of store {origin['store_id'][:12]}, content {origin['content_sha256'][:12]}"
     for one in bad[:SHOWN]:
         yield "quarantine", f"{one['reason']}: {one['key']}"
     if len(bad) > SHOWN:

@@ -53,7 +53,12 @@ class Bucket:
 
     def stream(self, path: str) -> Iterator[Piece] | None:
         got = self._ask(path, lambda key: self._obstore.get(self._store, key))
-        return None if got is None else self._pieces(path, got.stream(min_chunk_size=READ_BYTES))
+        if got is None:
+            return None
+        if encoding := got.attributes.get("Content-Encoding"):  # its bytes are not those of the object
+            message = f"{self.name}/{path}: it is stored or sent as {encoding}"
+            raise RemoteError(message, hint="a bucket has to keep files as they are")
+        return self._pieces(path, got.stream(min_chunk_size=READ_BYTES))
 
     def _pieces(self, path: str, pieces: Iterator[Any]) -> Iterator[Piece]:
         while (piece := self._ask(path, lambda key: next(pieces, b""))) is not None and len(piece):

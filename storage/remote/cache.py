@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from stillhouse.core.errors import UsageError
+from stillhouse.core.errors import StillhouseError, UsageError
 from stillhouse.storage.disk import disk_errors
 from stillhouse.storage.places.arrival import bring, difference
 from stillhouse.storage.places.base import Place
@@ -120,25 +120,35 @@ class RemoteObjects:
     def bring(self, entry: ObjectEntry) -> Path:
         """Where an object is on this disk. It may go as soon as others need the room: open it at once."""
         with self._lock:
-            coming = self._coming.pop(entry.sha256, None)
+            coming = self._coming.get(entry.sha256)
         if coming is not None and not coming.cancel():
-            coming.result()
+            with contextlib.suppress(StillhouseError):  # it is asked for once more below, and told of there
+                return coming.result()
         return self.cache.bring(self.place, entry, self._patience)
 
     def ahead(self, entry: ObjectEntry) -> None:
         """Begin to fetch an object that is going to be asked for. What goes wrong is told when it is."""
-        if self.cache.has(entry):
-            return
         with self._lock:
-            if entry.sha256 not in self._coming:
-                self._coming[entry.sha256] = self._pool.submit(self.cache.bring, self.place, entry, self._patience)
+            if entry.sha256 in self._coming or self.cache.has(entry):
+                return
+            coming = self._pool.submit(self.cache.bring, self.place, entry, self._patience)
+            self._coming[entry.sha256] = coming
+        coming.add_done_callback(lambda done: self._came(entry.sha256))
+
+    def drop(self) -> None:
+        """Fetch nothing more that was only asked for ahead."""
+        with self._lock:
+            coming = list(self._coming.values())
+        for one in coming:
+            one.cancel()
+
+    def _came(self, sha256: str) -> None:
+        with self._lock:
+            self._coming.pop(sha256, None)
 
     def check(self, entry: ObjectEntry) -> str:
         """What is wrong with an object at its place, or nothing; it is read there, whatever is kept here."""
         return difference(self.place, entry, self._patience)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
 
 def default_cache() -> Path:

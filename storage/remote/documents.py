@@ -12,9 +12,10 @@ from stillhouse.core.events import Reporter
 from stillhouse.core.stops import worker_threads
 from stillhouse.storage import foreign, layout
 from stillhouse.storage.disk import replace_file
-from stillhouse.storage.places.arrival import read_whole
+from stillhouse.storage.places.arrival import bring, read_whole
 from stillhouse.storage.places.base import Place
 from stillhouse.storage.places.patience import Patience
+from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import Seal, latest_seal
 
 THREADS = 16
@@ -73,11 +74,16 @@ def fetch_documents(place: Place, root: Path, patience: Patience, reporter: Repo
         if sealed is None or (sealed.generation, sealed.content_sha256) != (generation, digest):
             raise CorruptError(f"the seal of {place.name} is not the one that its zarr.json names", hint=MIDWAY)
         wanted = [*_documents(sealed)]
+
+        def metadata(entry: ObjectEntry) -> None:
+            bring(place, entry.path, entry, root / entry.path, patience)
+
         waiting: list[Future[None]] = [pool.submit(fetch, path, most) for path, most in wanted]
         waiting += [
             pool.submit(fetch, layout.seal_path(number), MAX_SEAL_BYTES, needed=False)
             for number in range(1, generation)
         ]
+        waiting += [pool.submit(metadata, entry) for entry in sealed.objects if is_document(entry.path)]
         with reporter.task(f"documents of {place.name}", len(waiting), "file") as task:
             for one in waiting:
                 one.result()
@@ -96,9 +102,6 @@ def _documents(sealed: Seal) -> Iterator[tuple[str, int]]:
         yield layout.record_path(unit), foreign.MAX_RECORD_BYTES
         if unit.startswith("codecs/"):
             yield layout.teacher_path(unit.removeprefix("codecs/")), foreign.MAX_SPEC_BYTES
-    for entry in sealed.objects:
-        if is_document(entry.path):
-            yield entry.path, foreign.MAX_GROUP_JSON_BYTES
 
 
 def units_of(sealed: Seal) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
@@ -16,10 +15,10 @@ from stillhouse.storage.places.folder import Folder
 from stillhouse.storage.remote.opening import Reach, fetched
 from stillhouse.storage.remote.pin import require_pinned, require_sealed
 from stillhouse.storage.seal import Seal, latest_seal, read_seal, seal, seal_generations
-from stillhouse.storage.signed_json import read_signed_json
 from stillhouse.storage.store import Store
 
-from .part import ORIGIN, Move, part_of, whole_of
+from .origin import Origin, read_origin
+from .part import Move, part_of, whole_of
 from .selection import Selection, choose
 
 
@@ -39,7 +38,7 @@ class Cargo:
     paths: tuple[str, ...]
     moves: tuple[Move, ...]
     sealed: Seal
-    origin: dict[str, Any]
+    origin: Origin
 
     @property
     def num_bytes(self) -> int:
@@ -83,12 +82,12 @@ def _load(place: Place, store: Store, folder: Path, asked: Selection, expect: st
         sealed = seal(Store.open(folder))
         paths += [layout.seal_path(number) for number in seal_generations(folder)] + [layout.CARD]
         assert read_seal(folder, sealed.generation) == sealed
-    origin = read_signed_json(folder / ORIGIN, "")
+    origin = read_origin(folder)
     assert origin is not None
     return Cargo(place, folder, tuple(sorted(paths, key=_rank)), part.moves, sealed, origin)
 
 
 def _rank(path: str) -> tuple[int, str]:
     """The note of origin first, seals after all that they name, the root's zarr.json last."""
-    order = (path == ORIGIN, not path.startswith((layout.SEALS, layout.CARD)), path.startswith(layout.SEALS))
+    order = (path == layout.ORIGIN, not path.startswith((layout.SEALS, layout.CARD)), path.startswith(layout.SEALS))
     return order.index(True) if True in order else len(order), path

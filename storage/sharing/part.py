@@ -12,16 +12,14 @@ from stillhouse.core.errors import CorruptError
 from stillhouse.storage import foreign, layout
 from stillhouse.storage.records import ObjectEntry, Record
 from stillhouse.storage.remote.documents import is_document, units_of
-from stillhouse.storage.seal import Seal, read_seal, seal_generations, store_id
+from stillhouse.storage.seal import Seal, read_seal, seal_generations
 from stillhouse.storage.signed_json import MAX_JSON_BYTES, canonical_json, signed_json
 from stillhouse.storage.specs import TRAIN, StorePlan, StoreSpec, TeacherSpec
 from stillhouse.storage.store import Store
 from stillhouse.storage.zarr_rules import grows
 
+from .origin import Origin
 from .selection import Chosen, Selection
-
-ORIGIN = f"{layout.LOG}/origin.json"
-"""Where a part comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def part_of(store: Store, sealed: Seal, asked: Selection, chosen: Chosen) -> Par
 
 def whole_of(store: Store, sealed: Seal) -> Part:
     """All of a sealed store, its documents as they are: with growths, earlier seals, and what those name."""
-    documents = {ORIGIN: signed_json(origin_of(store, sealed, Selection()))}
+    documents = {layout.ORIGIN: Origin.of(store, sealed, Selection()).to_bytes()}
     moves = []
 
     def take(path: str, most: int = MAX_JSON_BYTES) -> None:
@@ -89,16 +87,6 @@ def whole_of(store: Store, sealed: Seal) -> Part:
     return Part(documents, tuple(moves))
 
 
-def origin_of(store: Store, sealed: Seal, asked: Selection) -> dict[str, Any]:
-    """What a store says of the one that it was taken from."""
-    return {
-        "store_id": store_id(store.root),
-        "content_sha256": sealed.content_sha256,
-        "root_sha256": sealed.root_sha256,
-        "selection": asked.to_json(),
-    }
-
-
 class _Making:
     """Collects the documents and moves of a part."""
 
@@ -109,15 +97,15 @@ class _Making:
         self._moves: list[Move] = []
 
     def part(self) -> Part:
-        origin = origin_of(self._store, self._sealed, self._asked)
-        name = hashlib.sha256(canonical_json(origin)).hexdigest()[:32]
+        origin = Origin.of(self._store, self._sealed, self._asked)
+        name = hashlib.sha256(origin.to_bytes()).hexdigest()[:32]
         blocks = tuple(self._store.plan.blocks[block] for block in self._chosen.blocks)
         spec = StoreSpec(
-            ingest=self._store.spec.ingest | {"part_of": origin},
+            ingest=self._store.spec.ingest | {"part_of": origin.model_dump(mode="json", exclude_none=True)},
             views=self._store.spec.views | {"num": self._chosen.num_views},
         )
         plan = StorePlan(block_samples=self._store.plan.block_samples, blocks=blocks)
-        self._documents[ORIGIN] = signed_json(origin)
+        self._documents[layout.ORIGIN] = origin.to_bytes()
         self._documents[layout.SPEC] = signed_json(spec.model_dump(mode="json"))
         self._documents[layout.PLAN] = signed_json(plan.model_dump(mode="json"))
         self._documents[layout.ID] = signed_json({"store_id": name})

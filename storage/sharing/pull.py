@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
@@ -23,10 +22,10 @@ from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.remote.opening import Reach
 from stillhouse.storage.room import require_room
 from stillhouse.storage.seal import Seal
-from stillhouse.storage.signed_json import read_signed_json, signed_json
 
 from .cargo import Cargo, ready
-from .part import ORIGIN, Move
+from .origin import REMOVE, Origin, read_origin
+from .part import Move
 from .selection import Selection
 
 THREADS = 8
@@ -75,13 +74,13 @@ def pull(
     """
     begin = time.monotonic()
     with ready(where, asked, reach, expect, reporter) as cargo:
-        require_own(_origin_here(root), cargo, str(root))
+        _require_own_here(root, cargo)
         if dry_run:
             missing = [move for move in cargo.moves if not _is_here(root, move.entry)]
             reporter.say(told(cargo, missing, str(root), _rate(cargo, missing)))
             return _moved(cargo, missing, begin)
         with only_process_in(root / LOCKS):
-            create_once(root / ORIGIN, signed_json(cargo.origin))
+            create_once(root / layout.ORIGIN, cargo.origin.to_bytes())
             missing = [move for move in cargo.moves if not _is_here(root, move.entry)]
             reporter.say(told(cargo, missing, str(root), _rate(cargo, missing)))
             require_room(root, sum(move.entry.num_bytes for move in missing), f"pull {where}")
@@ -96,30 +95,22 @@ def pull(
     return _moved(cargo, missing, begin)
 
 
-def _origin_here(root: Path) -> dict[str, Any] | None:
-    """Where what is in a folder comes from; {} for a store that was made there, None for nothing.
-
-    Raises:
-        UsageError: it holds something else.
-    """
+def _require_own_here(root: Path, cargo: Cargo) -> None:
+    """UsageError unless a folder is empty, or what an earlier pull of the same has left."""
     with disk_errors(root):
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-            return None
+            return
         if not root.is_dir() or not (root / layout.LOG).is_dir():
             raise UsageError(f"{root} is not empty and not a store", hint="name an empty folder")
-    found = read_signed_json(root / ORIGIN, f"remove {root}, or name another folder", root=root)
-    return {} if found is None else found
+    require_own(read_origin(root), cargo, str(root))
 
 
-def require_own(found: dict[str, Any] | None, cargo: Cargo, where: str) -> None:
-    """UsageError if what is at `where` is another store; an earlier state of the whole same store goes on to the newer one."""
-    if found is None or found == cargo.origin:
-        return
-    same = {name: found.get(name) == cargo.origin[name] for name in ("store_id", "selection")}
-    if all(same.values()) and not cargo.origin["selection"]:
-        return
-    what = "another part of that store" if same["store_id"] else "another store"
-    raise UsageError(f"{where} holds {what}", hint="name another place, or remove it first")
+def require_own(found: Origin | None, cargo: Cargo, where: str) -> None:
+    """UsageError if what is at `where` is another store; None: one that was made there."""
+    if found is None or not found.goes_on(cargo.origin):
+        same = found is not None and found.store_id == cargo.origin.store_id
+        what = f"another part of that store ({found.selection.told()})" if found and same else "another store"
+        raise UsageError(f"{where} holds {what}", hint=REMOVE)
 
 
 def _is_here(root: Path, entry: ObjectEntry) -> bool:

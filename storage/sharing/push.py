@@ -7,7 +7,6 @@ that was there. Every file goes with its sha256 as a note, by which a push that 
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
 
 from stillhouse.core.errors import CorruptError, RemoteError, UsageError
 from stillhouse.core.events import Reporter
@@ -18,10 +17,10 @@ from stillhouse.storage.places.arrival import read_whole
 from stillhouse.storage.places.base import WritablePlace, is_url, open_place
 from stillhouse.storage.places.patience import Passing, Patience
 from stillhouse.storage.remote.opening import Reach
-from stillhouse.storage.signed_json import signed_json
 
 from .cargo import Cargo, ready
-from .part import ORIGIN, Move
+from .origin import parsed
+from .part import Move
 from .pull import READ_BYTES, THREADS, Moved, in_turn, pull, require_own, told
 from .selection import Selection
 
@@ -53,7 +52,7 @@ def push(
             f"{place.name} only gives files", hint="push to the folder that its server serves, or to a bucket"
         )
     with ready(str(root), asked, reach, None, reporter) as cargo:
-        require_own(_origin_there(place, reach.patience), cargo, place.name)
+        _require_own_there(place, cargo, reach.patience)
         missing = _missing(place, cargo, reach.patience, threads)
         reporter.say(told(cargo, missing, place.name, None))
         if not dry_run:
@@ -73,16 +72,16 @@ def push(
     return Moved(cargo.sealed, len(cargo.moves), cargo.num_bytes, len(missing), num_bytes, seconds)
 
 
-def _origin_there(place: WritablePlace, patience: Patience) -> dict[str, Any] | None:
-    """What the place says it holds a copy of; {} for a store that was made there."""
-    data = read_whole(place, ORIGIN, foreign.MAX_SPEC_BYTES, patience)
-    if data is None:
-        card = patience.ask(place.name, lambda: place.told(layout.CARD))
-        return None if card is None else {}
-    where = f"{place.name}/{ORIGIN}"
-    found = foreign.mapping(foreign.parse_json(data, where), where, "the note of origin")
-    found.pop("self_sha256", None)
-    return found
+def _require_own_there(place: WritablePlace, cargo: Cargo, patience: Patience) -> None:
+    """UsageError unless a place is empty, or what an earlier push of the same has left."""
+    data = read_whole(place, layout.ORIGIN, foreign.MAX_SPEC_BYTES, patience)
+    if data is not None:
+        where = f"{place.name}/{layout.ORIGIN}"
+        body = foreign.mapping(foreign.parse_json(data, where), where, "the note of origin")
+        body.pop("self_sha256", None)
+        require_own(parsed(body, where), cargo, place.name)
+    elif patience.ask(place.name, lambda: place.told(layout.CARD)) is not None:
+        require_own(None, cargo, place.name)
 
 
 def _missing(place: WritablePlace, cargo: Cargo, patience: Patience, threads: int) -> list[Move]:
@@ -99,10 +98,10 @@ def _missing(place: WritablePlace, cargo: Cargo, patience: Patience, threads: in
 
 def _claim(place: WritablePlace, cargo: Cargo, patience: Patience) -> None:
     """Note whose copy comes here, before the first object does."""
-    data = signed_json(cargo.origin)
-    created = patience.ask(f"{place.name}/{ORIGIN}", lambda: place.create(ORIGIN, data))
+    data = cargo.origin.to_bytes()
+    created = patience.ask(f"{place.name}/{layout.ORIGIN}", lambda: place.create(layout.ORIGIN, data))
     if not created:  # by us, when the answer was lost; by an earlier push; or by somebody else's just now
-        require_own(_origin_there(place, patience), cargo, place.name)
+        _require_own_there(place, cargo, patience)
 
 
 def _require_whole(file: Path, move: Move) -> None:
@@ -137,7 +136,9 @@ def _write_documents(place: WritablePlace, cargo: Cargo, patience: Patience, thr
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         _write(place, path, file, sha256, patience)
 
-    before = [path for path in cargo.paths if path != ORIGIN and not path.startswith((layout.SEALS, layout.CARD))]
+    before = [
+        path for path in cargo.paths if path != layout.ORIGIN and not path.startswith((layout.SEALS, layout.CARD))
+    ]
     with worker_threads(threads, "documents") as pool:
         list(pool.map(write, before))
     for path in [path for path in cargo.paths if path.startswith((layout.SEALS, layout.CARD))]:

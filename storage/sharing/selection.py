@@ -4,45 +4,40 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import Field
+
+from stillhouse.core.config import Config
 from stillhouse.core.errors import UsageError
-from stillhouse.storage.specs import StorePlan, TeacherSpec
+from stillhouse.storage.foreign import MAX_LEVELS
+from stillhouse.storage.specs import StorePlan, TeacherSpec, Text
 from stillhouse.storage.store import Store
 
 _RANGE = re.compile(r"(\d*):(\d*)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What is asked for; None is everything.
-
-    Args:
-        views: so many of the first views. A view's number decides how it is drawn, so there are no others without them.
-        columns: teachers, levels of all of them, or levels of one of them: `lite0`, `cls`, `lite0/cls`.
-        blocks: `first:last`, the last one not included, as in Python.
-        split: blocks of one split.
-        share: of the blocks of each split, those in front; at least one of each.
-    """
+class Selection(Config):
+    """What is asked for; None is everything."""
 
     views: int | None = None
-    columns: tuple[str, ...] | None = None
-    blocks: str | None = None
-    split: str | None = None
+    """So many of the first views. A view's number decides how it is drawn, so there are no others without them."""
+    columns: tuple[Text, ...] | None = Field(default=None, max_length=MAX_LEVELS)
+    """Teachers, levels of all of them, or levels of one of them: `lite0`, `cls`, `lite0/cls`."""
+    blocks: Text | None = None
+    """`first:last`, the last one not included, as in Python."""
+    split: Text | None = None
+    """Blocks of one split."""
     share: float | None = None
+    """Of the blocks of each split, those in front; at least one of each."""
 
     @property
     def is_everything(self) -> bool:
         return self == Selection()
 
-    def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "views": self.views,
-            "columns": self.columns and list(self.columns),
-            "blocks": self.blocks,
-        }
-        told |= {"split": self.split, "share": self.share}
-        return {name: value for name, value in told.items() if value is not None}
+    def told(self) -> str:
+        """What is asked for, for people."""
+        told = [f"{name} {value}" for name, value in self.model_dump(mode="json", exclude_none=True).items()]
+        return ", ".join(told) or "all of it"
 
 
 @dataclass(frozen=True, slots=True)
