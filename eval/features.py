@@ -58,7 +58,7 @@ def labelled_rows(store: Store, split: str) -> LabelledRows:
     """
     splits = sorted({block.split for block in store.plan.blocks})
     if split not in splits:
-        known = f"store {store.root} has no split {split!r}, only {', '.join(splits)}"
+        known = f"store {store.name} has no split {split!r}, only {', '.join(splits)}"
         raise UsageError(known, hint="set ingest.split, e.g. {test: 0.2}, with another `store`, or eval.test")
     number = {label: i for i, label in enumerate(classes_of(store))}
     found = []
@@ -66,7 +66,7 @@ def labelled_rows(store: Store, split: str) -> LabelledRows:
         samples = list(store.samples(block))
         found += [((block, i), samples[i]) for i in store.good_rows(block).tolist() if samples[i].label is not None]
     if not found:
-        message = f"no image of split {split!r} of store {store.root} has a label, and probes need labels"
+        message = f"no image of split {split!r} of store {store.name} has a label, and probes need labels"
         raise UsageError(message, hint=UNLABELLED)
     labels = np.array([number[str(sample.label)] for _, sample in found], np.int64)
     return LabelledRows(tuple(at for at, _ in found), tuple(sample.key for _, sample in found), labels)
@@ -77,7 +77,7 @@ def require_labels(store: Store, config: "EvalConfig") -> None:
     train, _ = labelled_rows(store, config.train), labelled_rows(store, config.test)
     if len(np.unique(train.labels_N)) < 2:
         label = classes_of(store)[train.labels_N[0]]
-        message = f"all labelled images of split {config.train!r} of store {store.root} are {label!r}"
+        message = f"all labelled images of split {config.train!r} of store {store.name} are {label!r}"
         raise UsageError(message, hint=f"a probe needs two classes: {UNLABELLED}")
 
 

@@ -73,7 +73,7 @@ def stored_parts(store: Store, config: StoredConfig) -> tuple[LabelledRows, Labe
         UsageError: the store has no such view, or no labels, or a part is without an image.
     """
     if config.view >= store.spec.num_views:
-        message = f"eval.stored.view is {config.view}, store {store.root} has views 0 to {store.spec.num_views - 1}"
+        message = f"eval.stored.view is {config.view}, store {store.name} has views 0 to {store.spec.num_views - 1}"
         raise UsageError(message, hint="name one of them")
     rows = labelled_rows(store, TRAIN)
     judged_N = drawn(rows, config.seed, "eval.stored") < config.test
@@ -179,7 +179,7 @@ class StoredEvaluation:
         judged = tuple(self.judge(spec.name) for spec in specs if "cls" in spec.levels)
         if not judged:
             raise UsageError(
-                f"store {self.store.root} has no cls of any teacher", hint="run `stillhouse extract` first"
+                f"store {self.store.name} has no cls of any teacher", hint="run `stillhouse extract` first"
             )
         fit, test = self.parts
         return StoredScores(judged, self.config, len(fit.keys), len(test.keys))

@@ -60,7 +60,7 @@ class KnnWatch:
         order_N = np.argsort(drawn(rows, self._config.seed, "eval.watch"), kind="stable")[: self._watch.images]
         num = int(len(order_N) * JUDGED)
         if num == 0:
-            message = f"eval.watch has {len(order_N)} labelled images of store {self._store.root} to look by"
+            message = f"eval.watch has {len(order_N)} labelled images of store {self._store.name} to look by"
             raise UsageError(message, hint="label more of them, or set eval.watch: null")
         return taken(rows, order_N[num:]), taken(rows, order_N[:num])
 

@@ -73,7 +73,7 @@ def growth_told(store: Store) -> Iterator[None]:
             sealed = read_seal(store.root, generation)
             if _trained_on(sealed, teachers) == error.stored["trained_on_sha256"]:
                 then, now = (_extent(one) for one in (store.at(sealed.growths), store))
-                message = f"run {error.folder} was trained on store {store.root} as it was by seal {generation}, {then}"
+                message = f"run {error.folder} was trained on store {store.name} as it was by seal {generation}, {then}"
                 raise SpecMismatchError(f"{message}; the store has grown to {now} since", hint=_OTHERWISE) from error
         raise
 

@@ -98,9 +98,9 @@ def _require_seal(store: Store) -> Seal:
     sealed = latest_seal(store.root)
     if sealed is None:
         if not store.teachers():
-            raise UsageError(f"store {store.root} has no features yet", hint="run `stillhouse extract` first")
+            raise UsageError(f"store {store.name} has no features yet", hint="run `stillhouse extract` first")
         raise UsageError(
-            f"store {store.root} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
+            f"store {store.name} is not sealed: its extraction did not finish", hint="run `stillhouse extract`"
         )
     return sealed
 
@@ -168,7 +168,7 @@ def _train(
         with ranks.agreement():
             loader = entered.enter_context(Loader(store, levels, config, size, classes_for(taught), ranks.part))
             if loader.steps_per_epoch == 0:
-                message = f"store {store.root} has {loader.num_rows} training samples, a batch needs {config.batch}"
+                message = f"store {store.name} has {loader.num_rows} training samples, a batch needs {config.batch}"
                 raise UsageError(message, hint=f"set distill.batch to {loader.num_rows} or less")
             for one in begun:
                 one.trainer.begin(loader.steps_per_epoch)

@@ -118,7 +118,7 @@ def _levels_of(objective: str) -> set[str]:
 def _require_level(store: Store, spec: TeacherSpec, level: str, objective: str) -> LevelSpec:
     found = spec.levels.get(level)
     if found is None or (level == "patch" and found.grid is None):
-        has = f"teacher {spec.name!r} of store {store.root} has only {', '.join(spec.levels)}"
+        has = f"teacher {spec.name!r} of store {store.name} has only {', '.join(spec.levels)}"
         remedy = f"list {level!r} in `levels` of a teacher of another name and run `stillhouse extract`"
         raise UsageError(f"objective {objective!r} needs level {level!r}; {has}", hint=remedy)
     return found
@@ -127,10 +127,10 @@ def _require_level(store: Store, spec: TeacherSpec, level: str, objective: str) 
 def _require_classes(store: Store, taught: Taught) -> None:
     """Class numbers are places among the sorted labels; with `kl` they have to be the teacher's as well."""
     if len(taught.classes) < 2:
-        message = f"objective 'ce' needs labels; the training images of store {store.root} have {len(taught.classes)}"
+        message = f"objective 'ce' needs labels; the training images of store {store.name} have {len(taught.classes)}"
         raise UsageError(message, hint="ingest a source with labels, or leave objective 'ce' out")
     if taught.num_classes != len(taught.classes):
-        found = f"teacher {taught.name!r} scores {taught.num_classes} classes, the labels of store {store.root} are "
+        found = f"teacher {taught.name!r} scores {taught.num_classes} classes, the labels of store {store.name} are "
         remedy = "extract a teacher of these classes, or leave one of the two out"
         raise UsageError(f"objectives 'ce' and 'kl' share a classifier; {found}{len(taught.classes)}", hint=remedy)
 
@@ -140,10 +140,10 @@ def _pick_teacher(store: Store, name: str | None) -> TeacherSpec:
         return store.teacher(name)
     teachers = store.teachers()
     if not teachers:
-        raise UsageError(f"store {store.root} has no features yet", hint="run `stillhouse extract` first")
+        raise UsageError(f"store {store.name} has no features yet", hint="run `stillhouse extract` first")
     if len(teachers) > 1:
         known = ", ".join(teacher.name for teacher in teachers)
         raise UsageError(
-            f"store {store.root} has {len(teachers)} teachers ({known})", hint="name one as distill.teacher"
+            f"store {store.name} has {len(teachers)} teachers ({known})", hint="name one as distill.teacher"
         )
     return teachers[0]

@@ -150,7 +150,7 @@ class Store:
         """The decision about a unit that must be there."""
         record = self.cached(("record", unit), lambda: self.record(unit))
         if record is None:
-            raise MissingError(f"store {self.root} has no {what}", hint="run the step that makes it again")
+            raise MissingError(f"store {self.name} has no {what}", hint="run the step that makes it again")
         return record
 
     def entry(self, unit: str, path: str, what: str) -> ObjectEntry:
@@ -324,7 +324,7 @@ class Store:
             if codecs is not None:
                 raise MissingError(f"{path} is not there", hint=RESTORE)
             known = ", ".join(t.name for t in self.teachers()) or "none"
-            raise UsageError(f"store {self.root} has no teacher {name!r}", hint=f"teachers in it: {known}")
+            raise UsageError(f"store {self.name} has no teacher {name!r}", hint=f"teachers in it: {known}")
         spec = _parse(TeacherSpec, value, path)
         bound = spec.sha256() if codecs is None else codecs.facts.get("teacher_sha256", spec.sha256())
         if spec.name != name or spec.sha256() != bound:
@@ -341,7 +341,7 @@ class Store:
         create_once(path, signed_json(spec.entry()))
         differences = list(spec_differences(self.teacher(spec.name).deciding(), spec.deciding()))
         if differences:
-            message = f"store {self.root} holds features of another {spec.name!r}: {'; '.join(differences)}"
+            message = f"store {self.name} holds features of another {spec.name!r}: {'; '.join(differences)}"
             raise SpecMismatchError(message, hint="give this teacher another name")
 
     def codec(self, teacher: str, level: str) -> Codec:

@@ -187,7 +187,7 @@ def _require_samples(config: PipelineConfig, store: Store) -> None:
     """Refuse before the teacher pass what these images cannot give."""
     num, batch = store.plan.num_samples_of().get(TRAIN, 0), config.distill.batch
     if num < batch:
-        message = f"store {store.root} has {counted(num, 'training image')}, distill.batch is {batch}"
+        message = f"store {store.name} has {counted(num, 'training image')}, distill.batch is {batch}"
         raise UsageError(message, hint=f"set distill.batch to {num} or less")
     if config.eval.has_probes:
         require_labels(judged_on(config, store), config.eval)

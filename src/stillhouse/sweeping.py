@@ -143,7 +143,7 @@ def _about(pipeline: PipelineConfig, first: DistillConfig, bench: Bench) -> dict
     """What makes the scores of two trials comparable: all that decides them beside what is drawn."""
     asked, sealed = sweep_of(pipeline), latest_seal(bench.store.root)
     if sealed is None:
-        message = f"store {bench.store.root} is not sealed: its extraction did not finish"
+        message = f"store {bench.store.name} is not sealed: its extraction did not finish"
         raise UsageError(message, hint="run `stillhouse extract`")
     identity = identity_of(first, taught_by(first, bench.store), sealed)
     config = {name: value for name, value in identity["config"].items() if name not in MEANS}
