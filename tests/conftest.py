@@ -1,11 +1,15 @@
 """Fixtures that several folders share."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from nginx import Nginx, no_nginx
+from seaweedfs import Bucket, SeaweedFS, no_seaweedfs
+from static_server import StaticServer
 
 from stillhouse.stage1_extract.testing import taught_store as make_taught_store
 from stillhouse.stage1_extract.testing import tiny_store
@@ -79,3 +83,34 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Commands as processes of their own."""
     with Forks(tmp_path_factory.mktemp("forks")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """An S3 server, started by the first test that asks."""
+    if why := no_seaweedfs():
+        pytest.skip(why)
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
+    """A bucket of one's own."""
+    with seaweedfs.bucket() as fresh:
+        yield fresh
+
+
+@pytest.fixture(params=["static", "nginx"])
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Serves a folder over HTTP, read-only, and returns the URL: once by `StaticServer`, once by nginx."""
+    if request.param == "nginx" and (why := no_nginx()):
+        pytest.skip(why)
+    with contextlib.ExitStack() as servers:
+
+        def start(root: Path) -> str:
+            if request.param == "static":
+                return servers.enter_context(StaticServer(root)).url
+            return servers.enter_context(Nginx(root, tmp_path / "nginx")).url
+
+        yield start
