@@ -7,6 +7,7 @@ it was announced is no answer.
 import http.client
 import ssl
 import threading
+import weakref
 from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +32,8 @@ class HttpServer:
         self._path, self._timeout_s = parts.path.rstrip("/"), timeout_s
         self.name = redacted(url).rstrip("/")
         self._mine = threading.local()
+        self._open = set[http.client.HTTPConnection]()
+        weakref.finalize(self, _close_all, self._open)
 
     def told(self, path: str) -> Told | None:
         answer = self._ask("HEAD", path)
@@ -112,6 +115,7 @@ class HttpServer:
         if connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             connection = self._mine.connection = kind(self._host, self._port, timeout=self._timeout_s)
+            self._open.add(connection)
         connection.request(method, target, headers=HEADERS)
         return connection.getresponse()
 
@@ -119,6 +123,7 @@ class HttpServer:
         connection, self._mine.connection = getattr(self._mine, "connection", None), None
         if connection is not None:
             connection.close()
+            self._open.discard(connection)
 
     def _require_plain(self, answer: http.client.HTTPResponse, where: str) -> None:
         encoding = answer.getheader("Content-Encoding", "identity")
@@ -126,6 +131,11 @@ class HttpServer:
             self._hang_up()
             message = f"{where}: the server sends {encoding} although plain bytes were asked for"
             raise RemoteError(message, hint="switch compression off there")
+
+
+def _close_all(connections: set[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _retry_after(answer: http.client.HTTPResponse) -> float | None:
