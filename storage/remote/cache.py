@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,8 @@ AHEAD = 4
 """Objects that are fetched at once ahead of their use."""
 KEEP = 0.9
 """Of the bound is left when something had to go."""
+DEAD_S = 86_400
+"""A file that has been arriving for so long is what a process that was killed has left."""
 OFTEN = 16
 """A process looks at the size of the whole cache after it has brought this part of the bound."""
 
@@ -75,7 +78,10 @@ class ObjectCache:
                     with contextlib.suppress(FileNotFoundError):
                         place = Path(folder, name)
                         told = place.stat()
-                        found.append((told.st_mtime, told.st_size, place))
+                        if not name.startswith("."):
+                            found.append((told.st_mtime, told.st_size, place))
+                        elif time.time() - told.st_mtime > DEAD_S:
+                            place.unlink()
             total = sum(size for _, size, _ in found)
             if total <= self._most:
                 return

@@ -5,6 +5,7 @@ The root's zarr.json names the seal, the seal names every object, objects name t
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from stillhouse.core.errors import CorruptError, MissingError, UsageError
@@ -29,8 +30,17 @@ def is_document(path: str) -> bool:
     return path.endswith("/zarr.json")
 
 
-def told_seal(place: Place, patience: Patience) -> tuple[int, str]:
-    """(generation, content sha256) of the seal that the root's zarr.json names.
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The root's zarr.json, and which seal it names."""
+
+    data: bytes
+    generation: int
+    content_sha256: str
+
+
+def read_card(place: Place, patience: Patience) -> Card:
+    """What a place says it holds now.
 
     Raises:
         UsageError: there is no store, or it was never sealed.
@@ -48,17 +58,16 @@ def told_seal(place: Place, patience: Patience) -> tuple[int, str]:
     facts = foreign.mapping(attributes["stillhouse"], where, "stillhouse")
     named = foreign.mapping(facts.get("seal", {}), where, "seal")
     generation = foreign.whole(named.get("generation"), 1, foreign.MAX_VALUES, where, "generation")
-    return generation, foreign.text(named.get("content_sha256"), where, "content_sha256", 64)
+    return Card(data, generation, foreign.text(named.get("content_sha256"), where, "content_sha256", 64))
 
 
-def fetch_documents(place: Place, root: Path, patience: Patience, reporter: Reporter) -> Seal:
+def fetch_documents(place: Place, card: Card, root: Path, patience: Patience, reporter: Reporter) -> Seal:
     """Write the documents of a store to the folder `root`; returns its seal.
 
     Raises:
         UsageError: there is no sealed store.
         CorruptError, MissingError: a document is gone, or its seal is another one than its zarr.json says.
     """
-    generation, digest = told_seal(place, patience)
     with worker_threads(THREADS, "documents") as pool:
 
         def fetch(path: str, most: int, *, needed: bool = True) -> None:
@@ -68,10 +77,10 @@ def fetch_documents(place: Place, root: Path, patience: Patience, reporter: Repo
             elif needed:
                 raise MissingError(f"{place.name}/{path} is not there", hint="ask who shared the store")
 
-        fetch(layout.CARD, foreign.MAX_GROUP_JSON_BYTES)
-        fetch(layout.seal_path(generation), MAX_SEAL_BYTES)
+        replace_file(root / layout.CARD, card.data)
+        fetch(layout.seal_path(card.generation), MAX_SEAL_BYTES)
         sealed = latest_seal(root)
-        if sealed is None or (sealed.generation, sealed.content_sha256) != (generation, digest):
+        if sealed is None or (sealed.generation, sealed.content_sha256) != (card.generation, card.content_sha256):
             raise CorruptError(f"the seal of {place.name} is not the one that its zarr.json names", hint=MIDWAY)
         wanted = [*_documents(sealed)]
 
@@ -81,7 +90,7 @@ def fetch_documents(place: Place, root: Path, patience: Patience, reporter: Repo
         waiting: list[Future[None]] = [pool.submit(fetch, path, most) for path, most in wanted]
         waiting += [
             pool.submit(fetch, layout.seal_path(number), MAX_SEAL_BYTES, needed=False)
-            for number in range(1, generation)
+            for number in range(1, card.generation)
         ]
         waiting += [pool.submit(metadata, entry) for entry in sealed.objects if is_document(entry.path)]
         with reporter.task(f"documents of {place.name}", len(waiting), "file") as task:

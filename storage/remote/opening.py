@@ -17,7 +17,7 @@ from stillhouse.storage.seal import latest_seal
 from stillhouse.storage.store import Store
 
 from .cache import ObjectCache, RemoteObjects, default_cache
-from .documents import fetch_documents, told_seal
+from .documents import Card, fetch_documents, read_card
 from .pin import require_pinned, require_sealed
 
 GB = 10**9
@@ -72,9 +72,9 @@ def open_store(where: str, reach: Reach, reporter: Reporter, *, expect: str | No
 
 def _mirror(place: Place, reach: Reach, reporter: Reporter) -> Path:
     """The folder with the documents of the store that is at a place now. They are fetched once for a seal."""
-    _, digest = told_seal(place, reach.patience)
+    card = read_card(place, reach.patience)
     stores = reach.folder / "stores"
-    mirror = stores / f"{hashlib.sha256(place.name.encode()).hexdigest()[:16]}-{digest[:32]}"
+    mirror = stores / f"{hashlib.sha256(place.name.encode()).hexdigest()[:16]}-{card.content_sha256[:32]}"
     with one_at_a_time(stores):
         if mirror.is_dir():
             try:
@@ -86,19 +86,19 @@ def _mirror(place: Place, reach: Reach, reporter: Reporter) -> Path:
                 )
                 with disk_errors(mirror):
                     shutil.rmtree(mirror)
-        with fetched(place, stores, reach.patience, reporter) as fresh:
+        with fetched(place, card, stores, reach.patience, reporter) as fresh:
             publish_folder(fresh, mirror)
     return mirror
 
 
 @contextmanager
-def fetched(place: Place, beside: Path, patience: Patience, reporter: Reporter) -> Iterator[Path]:
+def fetched(place: Place, card: Card, beside: Path, patience: Patience, reporter: Reporter) -> Iterator[Path]:
     """A folder in `beside` with the documents of the store at a place, checked; gone afterwards unless it was moved."""
     fresh = beside / f".{secrets.token_hex(8)}"
     try:
         with disk_errors(fresh):
             fresh.mkdir(parents=True)
-        sealed = fetch_documents(place, fresh, patience, reporter)
+        sealed = fetch_documents(place, card, fresh, patience, reporter)
         store = Store.open(fresh)
         store.check_metadata()
         require_sealed(store, sealed, place.name)

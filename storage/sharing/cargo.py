@@ -12,6 +12,7 @@ from stillhouse.storage import layout
 from stillhouse.storage.disk import disk_errors
 from stillhouse.storage.places.base import Place, is_url, open_place
 from stillhouse.storage.places.folder import Folder
+from stillhouse.storage.remote.documents import read_card
 from stillhouse.storage.remote.opening import Reach, fetched
 from stillhouse.storage.remote.pin import require_pinned, require_sealed
 from stillhouse.storage.seal import Seal, latest_seal, read_seal, seal, seal_generations
@@ -56,7 +57,8 @@ def ready(where: str, asked: Selection, reach: Reach, expect: str | None, report
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as temporary:
         if is_url(where):
             place = open_place(where, reach.access)
-            with fetched(place, Path(temporary), reach.patience, reporter) as root:
+            card = read_card(place, reach.patience)
+            with fetched(place, card, Path(temporary), reach.patience, reporter) as root:
                 yield _load(place, Store.open(root), Path(temporary, "documents"), asked, expect)
         else:
             store = Store.open(Path(where))

@@ -96,7 +96,9 @@ class TestPlace:
         with pytest.raises(CorruptError, match=f"is larger than {len(DATA) - 1} bytes"):
             read_whole(place, PATH, len(DATA) - 1, WAITS_NOT)
 
-    @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a//b", "a/./b", "a/../b", "a\\b", "", ".hidden", "a b"])
+    @pytest.mark.parametrize(
+        "path", ["../secret", "/etc/passwd", "a//b", "a/./b", "a/../b", "a\\b", "", ".hidden", "a b"]
+    )
     def test_a_name_that_no_store_has_is_never_asked_for(self, place: Place, path: str) -> None:
         for ask in (place.told, place.stream):
             with pytest.raises(CorruptError, match="no name in a store"):
@@ -210,7 +212,7 @@ def test_what_passes_is_waited_for(broken: Callable[[Plan], Place], tmp_path: Pa
 def test_what_does_not_pass_is_an_error_in_the_end(
     broken: Callable[[Plan], Place], tmp_path: Path, fault: Fault
 ) -> None:
-    place, asked = broken(always(fault)), []
+    place, asked = broken(always(fault)), list[float]()
     patience = Patience(tries=4, wait=asked.append)
     with pytest.raises((RemoteError, CorruptError)) as found:
         bring(place, PATH, entry_of(DATA), tmp_path / "here", patience)
@@ -243,7 +245,7 @@ def test_http_is_not_sent_on_to_another_host(tmp_path: Path) -> None:
     Folder(tmp_path / "served").write(PATH, _file(tmp_path / "source", DATA), "")
     with StaticServer(tmp_path / "served") as server, FaultProxy(server.url) as proxy:
         proxy.plan = always(Redirect("http://127.0.0.1:9/elsewhere"))
-        with pytest.raises(RemoteError, match="sends us on to http://127.0.0.1:9/elsewhere") as found:
+        with pytest.raises(RemoteError, match=r"sends us on to http://127.0.0.1:9/elsewhere") as found:
             bring(HttpServer(proxy.url), PATH, entry_of(DATA), tmp_path / "here", WAITS_NOT)
         assert "one host" in found.value.hint and len(proxy.exchanges) == 1
 
@@ -251,7 +253,9 @@ def test_http_is_not_sent_on_to_another_host(tmp_path: Path) -> None:
 def test_a_server_that_is_not_up(tmp_path: Path) -> None:
     asked: list[float] = []
     with pytest.raises(RemoteError, match=r"asked 3 times.*refused; is the server up\?"):
-        bring(HttpServer("http://127.0.0.1:9/store"), PATH, entry_of(DATA), tmp_path / "x", Patience(3, wait=asked.append))
+        bring(
+            HttpServer("http://127.0.0.1:9/store"), PATH, entry_of(DATA), tmp_path / "x", Patience(3, wait=asked.append)
+        )
     assert len(asked) == 2
 
 
