@@ -47,7 +47,8 @@ def test_inspect_tells_what_is_there(finished: Path) -> None:
         f"            cls: 1 x 48, fp16, {cls} on disk",
         f"            patch: 16 x 48, fp16, {patch} on disk",
     ]
-    assert ended.out.splitlines()[-1] == f"seal        {sha256(finished)} (generation 1)"
+    pin = facts["sealed"]["pin"]
+    assert ended.out.splitlines()[-2:] == [f"seal        {sha256(finished)} (generation 1)", f"pin         {pin}"]
 
 
 def test_inspect_counts_every_object_once(finished: Path) -> None:
@@ -61,7 +62,10 @@ def test_inspect_counts_every_object_once(finished: Path) -> None:
         assert num_bytes == sum(path.stat().st_size for path in objects if column_of(names[path]) == column)
     assert facts["total_bytes"] == sum(facts["bytes"].values())
     assert facts["splits"] == {"train": 30, "test": 12} and facts["quarantined"] == []
-    assert facts["sealed"] == {"generation": 1, "content_sha256": sha256(finished)}
+    sealed = latest_seal(finished / "store")
+    assert sealed is not None and facts["origin"] is None
+    pin = f"sha256:{sealed.root_sha256}"
+    assert facts["sealed"] == {"generation": 1, "content_sha256": sha256(finished), "pin": pin}
 
 
 def test_columns() -> None:

@@ -67,7 +67,7 @@ def broken_by(folder: Path, name: str) -> str:
 
 
 def test_links_that_are_followed_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("verify", "features", "foreign", "zarr_rules"):
+    for module in ("verify", "foreign", "zarr_rules"):
         monkeypatch.setattr(f"stillhouse.storage.{module}.regular_file", lambda root, path: root / path)
     assert "opened 000000.tar outside" in broken_by(tmp_path, "images is a link")
 
