@@ -146,7 +146,7 @@ class ProxyHandler(Handler):
                 self.wait_for_the_client()
             case Refuse(status, retry_after):
                 headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
-                told = b"" if self.command == "HEAD" else b"refused by the fault proxy\n"
+                told = b"refused by the fault proxy\n"
                 reason = http.client.responses.get(status, "Fault")
                 self.deliver(Answer(status, reason, headers, told, len(told)), None)
             case Redirect(base):
@@ -154,11 +154,15 @@ class ProxyHandler(Handler):
                 self.deliver(Answer(307, "Temporary Redirect", headers, b"", 0), None)
 
     def deliver(self, answer: Answer, fault: Fault | None) -> None:
+        if self.command == "HEAD":
+            answer = replace(answer, body=b"")
         match fault:
-            case DropAnswer(reset=True):
-                self.abort()
-            case DropAnswer():
+            case DropAnswer("close"):
                 self.close_connection = True
+            case DropAnswer("reset"):
+                self.abort()
+            case DropAnswer("silence"):
+                self.wait_for_the_client()
             case Stall(after=int() as after):
                 self.wfile.write(answer.head() + answer.body[:after])
                 self.wait_for_the_client()

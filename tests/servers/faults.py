@@ -26,9 +26,10 @@ class Reset:
 
 @dataclass(frozen=True)
 class DropAnswer:
-    """The server does what was asked; its answer is lost, and the connection closed or reset (RST)."""
+    """The server does what was asked; its answer is lost. The connection is closed (FIN), reset (RST), or silent until the
+    client gives up."""
 
-    reset: bool = False
+    end: Literal["close", "reset", "silence"] = "close"
 
 
 @dataclass(frozen=True)
