@@ -13,10 +13,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Refuse:
-    """An answer of the proxy's own; nothing reaches the server. 503 by default, 429 and `retry_after` (s) at will."""
+    """An answer of the proxy's own: 503 by default, 429 and `retry_after` (s) at will. Nothing reaches the server, unless
+    `done`: then it did what was asked, as behind a gateway that says 502 or 504."""
 
     status: int = 503
     retry_after: int | None = None
+    done: bool = False
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,14 @@ class Bucket:
         self,
         endpoint: str | None = None,
         *,
+        prefix: str | None = None,
         client_options: "ClientConfig | None" = None,
         retry_config: "RetryConfig | None" = None,
     ) -> S3Store:
-        """A client of this bucket, through the proxy at `endpoint` if one is given."""
+        """A client of this bucket, or of what is below `prefix` in it, through the proxy at `endpoint` if one is given."""
         return S3Store(
             self.name,
+            prefix=prefix,
             endpoint=endpoint or self.endpoint,
             access_key_id=self.access_key,
             secret_access_key=self.secret_key,

@@ -95,6 +95,11 @@ def test_refuse(proxy: FaultProxy, inner: FaultProxy, retry_after: int | None) -
     assert [exchange.status for exchange in proxy.exchanges] == [None, None]
 
 
+def test_refuse_what_was_done(proxy: FaultProxy, inner: FaultProxy) -> None:
+    assert meet(proxy, Refuse(504, done=True))[0].status == 504
+    assert [exchange.status for exchange in proxy.exchanges + inner.exchanges] == [200, 200]
+
+
 def test_reset(proxy: FaultProxy, inner: FaultProxy) -> None:
     with pytest.raises(ConnectionResetError):
         meet(proxy, Reset())
