@@ -1,7 +1,7 @@
 """How bare obstore takes each fault: the table in docs/reliability.md, line by line.
 
-The product does not build on what stands here as wrong or silent; it checks by itself. A line that fails after an update
-of obstore is news, and the table is to be changed with it.
+The product does not build on what stands here as wrong or silent; it checks by itself. A line that fails after an
+update of obstore is news, and the table is to be changed with it.
 """
 
 import secrets
