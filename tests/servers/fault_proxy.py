@@ -109,8 +109,9 @@ class ProxyHandler(Handler):
         fault = self.server.plan.fault(request)
         match fault:
             case Reset() | Refuse() | Redirect() | Stall(after=None):
-                self.server.record(Exchange(request, fault, None))
-                self.never_forwarded(fault)
+                done = isinstance(fault, Refuse) and fault.done
+                self.server.record(Exchange(request, fault, self.forward(body).status if done else None))
+                self.answer_alone(fault)
             case _:
                 whole = fault == WrongRange("whole") and "authorization" not in request.headers
                 answer = self.forward(body, without_range=whole)
@@ -119,7 +120,7 @@ class ProxyHandler(Handler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_OPTIONS = do_PROPFIND = handle_any
 
-    def forward(self, body: bytes, without_range: bool) -> Answer:
+    def forward(self, body: bytes, without_range: bool = False) -> Answer:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=UPSTREAM_TIMEOUT)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -138,7 +139,7 @@ class ProxyHandler(Handler):
         finally:
             upstream.close()
 
-    def never_forwarded(self, fault: Reset | Refuse | Redirect | Stall) -> None:
+    def answer_alone(self, fault: Reset | Refuse | Redirect | Stall) -> None:
         match fault:
             case Reset():
                 self.abort()
@@ -146,7 +147,7 @@ class ProxyHandler(Handler):
                 self.wait_for_the_client()
             case Refuse(status, retry_after):
                 headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
-                told = b"" if self.command == "HEAD" else b"refused by the fault proxy\n"
+                told = b"refused by the fault proxy\n"
                 reason = http.client.responses.get(status, "Fault")
                 self.deliver(Answer(status, reason, headers, told, len(told)), None)
             case Redirect(base):
@@ -154,11 +155,15 @@ class ProxyHandler(Handler):
                 self.deliver(Answer(307, "Temporary Redirect", headers, b"", 0), None)
 
     def deliver(self, answer: Answer, fault: Fault | None) -> None:
+        if self.command == "HEAD":
+            answer = replace(answer, body=b"")
         match fault:
-            case DropAnswer(reset=True):
-                self.abort()
-            case DropAnswer():
+            case DropAnswer("close"):
                 self.close_connection = True
+            case DropAnswer("reset"):
+                self.abort()
+            case DropAnswer("silence"):
+                self.wait_for_the_client()
             case Stall(after=int() as after):
                 self.wfile.write(answer.head() + answer.body[:after])
                 self.wait_for_the_client()

@@ -13,10 +13,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Refuse:
-    """An answer of the proxy's own; nothing reaches the server. 503 by default, 429 and `retry_after` (s) at will."""
+    """An answer of the proxy's own: 503 by default, 429 and `retry_after` (s) at will. Nothing reaches the server,
+    unless `done`: then it did what was asked, as behind a gateway that says 502 or 504."""
 
     status: int = 503
     retry_after: int | None = None
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,15 @@ class Reset:
 
 @dataclass(frozen=True)
 class DropAnswer:
-    """The server does what was asked; its answer is lost, and the connection closed or reset (RST)."""
+    """The server does what was asked; its answer is lost. The connection is closed (FIN), reset (RST), or silent until
+    the client gives up."""
 
-    reset: bool = False
+    end: Literal["close", "reset", "silence"] = "close"
 
 
 @dataclass(frozen=True)
 class Stall:
-    """A black hole: `after` bytes of the body, or not even a head (None), and then nothing until the client gives up."""
+    """A black hole: `after` bytes of the body, or not even a head (None), then nothing until the client gives up."""
 
     after: int | None = None
 

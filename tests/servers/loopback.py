@@ -1,4 +1,4 @@
-"""A server in threads on 127.0.0.1 that stops whatever its clients do: the ground of the static server and the proxy."""
+"""A server in threads on 127.0.0.1 that stops whatever its clients do: ground of the static server and the proxy."""
 
 import socket
 import sys

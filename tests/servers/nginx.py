@@ -12,8 +12,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "nginx.conf"
 READY_SECONDS = 30.0
 STARTS = 3  # a free port may be taken before the server has it
 
-# Everything that nginx writes lies in its folder. One process, so that none is left to init when it is killed. `user`: the
-# tests may be root, whose files `nobody` cannot read.
+# Everything that nginx writes lies in its folder. One process, so that none is left to init when it is killed. `user`:
+# the tests may be root, whose files `nobody` cannot read.
 AROUND = """\
 daemon off;
 master_process off;

@@ -2,13 +2,13 @@
 
 Measured with 4.48, what differs from AWS S3, or is worth knowing:
 
-* Conditional PUTs hold: of eight that create one key at once exactly one wins, 412 for the others. Each that has to wait
-  for another on the same key takes 0.2 s (160 in 20 races: 33 s); on keys of their own they take 1 ms. AWS may also
-  answer 409 when two overlap; SeaweedFS never did.
+* Conditional PUTs hold: of eight that create one key at once exactly one wins, 412 for the others. Each that has to
+  wait for another on the same key takes 0.2 s (160 in 20 races: 33 s); on keys of their own they take 1 ms. AWS may
+  also answer 409 when two overlap; SeaweedFS never did.
 * A second CompleteMultipartUpload of the same upload is answered with 200, so a lost answer to it does no harm.
 * The ETag of an object that was put whole is its MD5; of a multipart one `"<md5>-<parts>"`, as on AWS.
-* Deleting a bucket deletes what is in it (AWS: 409). A PUT into a bucket that is not there makes it, unless told otherwise,
-  as here: then 404 NoSuchBucket, as on AWS.
+* Deleting a bucket deletes what is in it (AWS: 409). A PUT into a bucket that is not there makes it, unless told
+  otherwise, as here: then 404 NoSuchBucket, as on AWS.
 * Names of user metadata come back in lower case, and copies carry them along, as on AWS.
 * Ranges are right: `start-end`, suffixes longer than the object, 416 behind the end.
 * The signature is checked against the Host header as it came, so a proxy must pass that on unchanged.
@@ -60,12 +60,14 @@ class Bucket:
         self,
         endpoint: str | None = None,
         *,
+        prefix: str | None = None,
         client_options: "ClientConfig | None" = None,
         retry_config: "RetryConfig | None" = None,
     ) -> S3Store:
-        """A client of this bucket, through the proxy at `endpoint` if one is given."""
+        """A client of this bucket, or of what is below `prefix` in it, through the proxy at `endpoint` if given."""
         return S3Store(
             self.name,
+            prefix=prefix,
             endpoint=endpoint or self.endpoint,
             access_key_id=self.access_key,
             secret_access_key=self.secret_key,

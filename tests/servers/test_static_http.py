@@ -1,4 +1,4 @@
-"""What a store over plain HTTP builds on, asked of nginx (with the configuration that users get) and of our own server."""
+"""What a store over plain HTTP builds on, asked of nginx (configured as users are told) and of our own server."""
 
 import http.client
 from collections.abc import Callable
