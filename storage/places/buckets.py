@@ -65,10 +65,11 @@ class Bucket:
             yield memoryview(piece)
 
     def write(self, path: str, file: Path, sha256: str) -> None:
-        def put(key: str) -> None:
+        def put(key: str) -> bool:
             self._obstore.put(self._store, key, file, attributes={SHA256: sha256}, mode="overwrite")
+            return True
 
-        self._ask(path, put)
+        self._require(path, self._ask(path, put))
 
     def create(self, path: str, data: bytes) -> bool:
         def put(key: str) -> bool:
@@ -78,7 +79,17 @@ class Bucket:
                 return False
             return True
 
-        return bool(self._ask(path, put))
+        created = self._require(path, self._ask(path, put))
+        if not created and self.told(path) is None:  # S3 says so too while another request about the key is under way
+            raise Passing(f"{self.name}/{path}: there and not there")
+        return created
+
+    def _require(self, path: str, done: bool | None) -> bool:
+        if done is None:
+            raise RemoteError(
+                f"{self.name}/{path} cannot be written: there is no such bucket", hint="make the bucket first"
+            )
+        return done
 
     def _ask(self, path: str, action: Callable[[str], R]) -> R | None:
         """What an action on a key returns; None where there is no such object."""

@@ -167,7 +167,7 @@ PASSING: tuple[Fault, ...] = (
     Refuse(429, retry_after=1),
     Reset(),
     DropAnswer(),
-    DropAnswer(reset=True),
+    DropAnswer("reset"),
     CutBody(1000),
     CutBody(1000, honest=False),
     CutBody(0),
@@ -265,6 +265,15 @@ def test_no_right_to_read(keys: SeaweedBucket, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RemoteError, match="you may not") as found:
         place.stream(PATH)
     assert "wrong" not in str(found.value)
+
+
+def test_no_such_bucket(keys: SeaweedBucket, tmp_path: Path) -> None:
+    """To read from it is to find nothing; to write to it is an error."""
+    place = Bucket("s3://no-such-bucket/store", Access(endpoint=keys.endpoint, region="us-east-1"))
+    assert place.stream(PATH) is None and place.told(PATH) is None
+    for write in (lambda: place.write(PATH, _file(tmp_path / "x", DATA), ""), lambda: place.create(PATH, DATA)):
+        with pytest.raises(RemoteError, match="cannot be written: there is no such bucket; make the bucket first"):
+            write()
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ def test_a_part_to_a_bucket(shared: Store, tmp_path: Path, s3: tuple[str, Reach,
 
 def test_a_storm_over_a_push(shared: Store, tmp_path: Path, s3: tuple[str, Reach, FaultProxy]) -> None:
     url, reach, proxy = s3
-    faults = (Refuse(503), Refuse(429), Reset(), DropAnswer(), DropAnswer(reset=True), CutBody(10))
+    faults = (Refuse(503), Refuse(429), Reset(), DropAnswer(), DropAnswer("reset"), CutBody(10))
     proxy.plan = storm(0.25, faults, seed=1)
     push(shared.root, url, EVERYTHING, reach, QUIET)
     proxy.plan = storm(0.25, (*faults, FlipBit(20)), seed=2, about=lambda request: "/c/" in request.path)
