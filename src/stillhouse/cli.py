@@ -7,7 +7,7 @@ bytes · 5 busy · 6 disk, permission or package · 7 done, with samples in quar
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,7 +20,9 @@ from .guarded import JsonOption, guarded
 
 if TYPE_CHECKING:
     from stillhouse.core.events import Reporter
-    from stillhouse.pipeline_config import PipelineConfig
+    from stillhouse.pipeline_config import PipelineConfig, StudentsConfig
+
+C = TypeVar("C", bound="StudentsConfig")
 
 app = typer.Typer(
     help="Run a vision teacher once, distil any number of students from the stored features.",
@@ -138,7 +140,7 @@ def extract_verb(config: ConfigArgument, overrides: OverridesArgument = None, as
 def render_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
     """Keep every training view as a JPEG beside the store, for distill.pixels: rendered. Optional, and only for speed."""
 
-    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+    def body(pipeline: "StudentsConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.ledger import Ledger
         from stillhouse.pipeline import run_render
         from stillhouse.pipeline_config import open_stored
@@ -149,7 +151,7 @@ def render_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_
         facts = {"views": result.num_views, "written": result.num_written, "bytes": result.num_bytes}
         return EXIT_OK, {"rendered": str(rendered_folder(store.root)), **facts}
 
-    _with_config(config, overrides, as_json, body)
+    _with_students(config, overrides, as_json, body)
 
 
 @app.command("distill")
@@ -158,7 +160,7 @@ def distill_verb(
 ) -> None:
     """Train a student purely from the store: no teacher, no original data, no network."""
 
-    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+    def body(pipeline: "StudentsConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse.ledger import Ledger
         from stillhouse.pipeline import run_distill
         from stillhouse.pipeline_config import open_stored, student_folder
@@ -171,25 +173,24 @@ def distill_verb(
         facts = [result.model_dump(mode="json") for result in results]
         return EXIT_OK, {"students": facts, "folders": folders}
 
-    _with_config(config, overrides, as_json, body, in_ranks=True)
+    _with_students(config, overrides, as_json, body, in_ranks=True)
 
 
 @app.command("sweep")
 def sweep_verb(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> None:
     """Train many students from the store, over the section `sweep`, judge each, and rank them."""
 
-    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.core.config import load_config
-        from stillhouse.pipeline_config import PipelineConfig
+    def body(pipeline: "StudentsConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline_config import load_students_config
         from stillhouse.sweep_table import print_sweep
         from stillhouse.sweeping import sweep
 
-        swept = sweep(pipeline, lambda more: load_config(PipelineConfig, config, [*(overrides or []), *more]), reporter)
+        swept = sweep(pipeline, lambda more: load_students_config(config, [*(overrides or []), *more]), reporter)
         if not as_json:
             print_sweep(swept)
         return EXIT_OK, swept.to_json()
 
-    _with_config(config, overrides, as_json, body)
+    _with_students(config, overrides, as_json, body)
 
 
 @app.command("eval")
@@ -204,7 +205,7 @@ def eval_verb(
 ) -> None:
     """Judge teacher, students and untrained students on the held-out images."""
 
-    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+    def body(pipeline: "StudentsConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse import summary
         from stillhouse.pipeline import judge, judge_stored
 
@@ -218,7 +219,7 @@ def eval_verb(
             summary.print_table(result)
         return EXIT_OK, summary.as_json(result)
 
-    _with_config(config, overrides, as_json, body)
+    _with_students(config, overrides, as_json, body)
 
 
 @app.command("report")
@@ -227,7 +228,7 @@ def report_verb(
 ) -> None:
     """Make the page of a finished run again from what is on disk. Trains and judges nothing."""
 
-    def body(pipeline: "PipelineConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+    def body(pipeline: "StudentsConfig", reporter: "Reporter") -> tuple[int, dict[str, Any]]:
         from stillhouse import page, summary
         from stillhouse.pipeline import finished
 
@@ -236,7 +237,7 @@ def report_verb(
         reporter.say(f"report: {report}")
         return EXIT_OK, {**summary.as_json(result.judged), "report": str(report)}
 
-    _with_config(config, overrides, as_json, body)
+    _with_students(config, overrides, as_json, body)
 
 
 @app.command("export")
@@ -299,7 +300,7 @@ def models_verb(
     guarded(as_json, body)
 
 
-def _seeds(pipeline: "PipelineConfig", num: int | None) -> list[int]:
+def _seeds(pipeline: "StudentsConfig", num: int | None) -> list[int]:
     first = pipeline.distill.seed
     return list(range(first, first + (num or 1)))
 
@@ -312,13 +313,42 @@ def _with_config(
     *,
     in_ranks: bool = False,
 ) -> None:
-    """Load the pipeline, keep its resolved form beside the output, and run a verb on it."""
+    """Load a whole pipeline, keep its resolved form beside the output, and run a verb on it."""
 
-    def loaded(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+    def load() -> "PipelineConfig":
         from stillhouse.core.config import load_config
-        from stillhouse.pipeline_config import PipelineConfig, save_resolved
+        from stillhouse.pipeline_config import PipelineConfig
 
-        pipeline = load_config(PipelineConfig, path, overrides or [])
+        return load_config(PipelineConfig, path, overrides or [])
+
+    _run_on(load, as_json, body, in_ranks)
+
+
+def _with_students(
+    path: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    body: Callable[["StudentsConfig", "Reporter"], tuple[int, dict[str, Any]]],
+    *,
+    in_ranks: bool = False,
+) -> None:
+    """As `_with_config`, for a verb that needs no more of a pipeline than what is done with a store."""
+
+    def load() -> "StudentsConfig":
+        from stillhouse.pipeline_config import load_students_config
+
+        return load_students_config(path, overrides or [])
+
+    _run_on(load, as_json, body, in_ranks)
+
+
+def _run_on(
+    load: Callable[[], C], as_json: bool, body: Callable[[C, "Reporter"], tuple[int, dict[str, Any]]], in_ranks: bool
+) -> None:
+    def loaded(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.pipeline_config import save_resolved
+
+        pipeline = load()
         if not is_follower():
             save_resolved(pipeline)
             reporter.open_events(Path(pipeline.out))

@@ -26,7 +26,7 @@ from stillhouse.storage.specs import Preprocessing, TeacherSpec
 from stillhouse.storage.store import Store
 
 from .ledger import Ledger, already, counted
-from .pipeline_config import PipelineConfig, student_folder
+from .pipeline_config import StudentsConfig, student_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class _Field:
 
 
 def run_eval(
-    config: PipelineConfig,
+    config: StudentsConfig,
     store: Store,
     students: Sequence[DistillResult],
     reporter: Reporter,
@@ -128,7 +128,7 @@ def run_eval(
     )
 
 
-def run_stored(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> StoredScores:
+def run_stored(config: StudentsConfig, store: Store, reporter: Reporter, ledger: Ledger) -> StoredScores:
     """Probes on the stored features of every teacher; needs neither images nor weights."""
     begin = time.monotonic()
     evaluation = StoredEvaluation(store, config.eval, Path(config.out) / "eval", reporter)
@@ -139,12 +139,12 @@ def run_stored(config: PipelineConfig, store: Store, reporter: Reporter, ledger:
     return found
 
 
-def judged_on(config: PipelineConfig, store: Store) -> Store:
+def judged_on(config: StudentsConfig, store: Store) -> Store:
     """The store whose labelled images the probes read."""
     return open_store(config.eval.store, config.remote.reach(), Reporter(quiet=True)) if config.eval.store else store
 
 
-def _field(config: PipelineConfig, store: Store, students: Sequence[DistillResult]) -> _Field:
+def _field(config: StudentsConfig, store: Store, students: Sequence[DistillResult]) -> _Field:
     spec = store.teacher(students[0].teacher)
     trained, untrained = [], []
     for student in students:
@@ -159,7 +159,7 @@ def _field(config: PipelineConfig, store: Store, students: Sequence[DistillResul
     return _Field(teacher_candidate(config, spec), tuple(trained), tuple(untrained))
 
 
-def teacher_candidate(config: PipelineConfig, spec: TeacherSpec) -> Candidate:
+def teacher_candidate(config: StudentsConfig, spec: TeacherSpec) -> Candidate:
     """The live teacher of a store."""
     source = config.teacher_of(spec.name)
     return Candidate(
@@ -180,12 +180,12 @@ def _kept(evaluation: Evaluation, teacher: Judgement, student: Judgement, untrai
     return keep(evaluation.config, evaluation.test.labels_N, teacher, student, untrained)
 
 
-def _context(config: PipelineConfig, reporter: Reporter) -> Context:
+def _context(config: StudentsConfig, reporter: Reporter) -> Context:
     judging = config.eval
     return Context(reporter, judging.device, judging.threads, judging.batch)
 
 
-def _judged_tasks(config: PipelineConfig, runs: TaskRuns, field: _Field) -> Iterator[JudgedTask]:
+def _judged_tasks(config: StudentsConfig, runs: TaskRuns, field: _Field) -> Iterator[JudgedTask]:
     """Every task of the config on everybody."""
     for asked in config.eval.tasks:
         task = task_of(asked)

@@ -40,14 +40,14 @@ from .page_costs import break_even, stage_costs
 from .page_pictures import leakage_sheet, neighbour_pictures, view_pictures
 from .page_scores import score_row, seed_table, task_sections
 from .pipeline import RunResult
-from .pipeline_config import PipelineConfig, student_folder
+from .pipeline_config import StudentsConfig, student_folder
 from .summary import as_json
 
 PACKAGES = ("torch", "timm", "numpy", "pillow", "zarr", "pyarrow", "faiss-cpu", "scikit-learn")
 
 
 def write_report(
-    config: PipelineConfig, result: RunResult, reporter: Reporter, *, again: bool = False
+    config: StudentsConfig, result: RunResult, reporter: Reporter, *, again: bool = False
 ) -> tuple[Path, bool]:
     """Write `<out>/report.html` and its tables as `report-data.json`: (the page's path, whether it was written).
 
@@ -87,7 +87,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _report_data(config: PipelineConfig, result: RunResult) -> ReportData:
+def _report_data(config: StudentsConfig, result: RunResult) -> ReportData:
     """Everything the page shows."""
     judged, evaluation = result.judged, result.judged.evaluation
     several = len(judged.seeds) > 1

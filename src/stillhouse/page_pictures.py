@@ -22,13 +22,13 @@ from stillhouse.storage.views import render
 
 from .judging import Judged
 from .pipeline import RunResult
-from .pipeline_config import PipelineConfig, student_folder
+from .pipeline_config import StudentsConfig, student_folder
 
 SHARED = {"file": "the same file", "pixels": "the same pixels", "near": "a near copy"}
 """What a pair of a kind shares, in words."""
 
 
-def view_pictures(config: PipelineConfig, result: RunResult) -> PictureSheet | None:
+def view_pictures(config: StudentsConfig, result: RunResult) -> PictureSheet | None:
     """Stored views beside patch maps: the teacher's from the store, those of the student before and after training.
 
     None when the store has no patches of the teacher.
@@ -78,7 +78,7 @@ def _view(store: Store, view: int, block: int, row: int) -> npt.NDArray[np.uint8
     return render(image, store.view_params(view, block)[row], store.spec.view_size)
 
 
-def neighbour_pictures(config: PipelineConfig, judged: Judged) -> NeighbourSheet | None:
+def neighbour_pictures(config: StudentsConfig, judged: Judged) -> NeighbourSheet | None:
     """What teacher and first student put nearest to a few test images, as it was kept when they were judged.
 
     None without the kNN probe, and of subjects that were judged before neighbours were kept.

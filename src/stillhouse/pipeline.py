@@ -37,7 +37,7 @@ from stillhouse.storage.store import Store
 
 from .judging import Judged, judged_on, run_eval, run_stored
 from .ledger import Ledger, already, counted
-from .pipeline_config import PipelineConfig, open_stored, student_folder
+from .pipeline_config import PipelineConfig, StudentsConfig, open_stored, student_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def run_repair(config: PipelineConfig, units: Sequence[str], reporter: Reporter)
 
 
 def run_distill(
-    config: PipelineConfig, store: Store, seeds: Sequence[int], reporter: Reporter, ledger: Ledger
+    config: StudentsConfig, store: Store, seeds: Sequence[int], reporter: Reporter, ledger: Ledger
 ) -> tuple[DistillResult, ...]:
     """One student a seed, trained by this process or by all that `torchrun` started."""
     results = []
@@ -143,7 +143,7 @@ def run_distill(
     return tuple(results)
 
 
-def run_render(config: PipelineConfig, store: Store, reporter: Reporter, ledger: Ledger) -> RenderResult:
+def run_render(config: StudentsConfig, store: Store, reporter: Reporter, ledger: Ledger) -> RenderResult:
     """Every training view as a JPEG beside the store."""
     result = render_views(store, reporter)
     ledger.enter("render", result.seconds, result.num_written > 0)
@@ -153,7 +153,7 @@ def run_render(config: PipelineConfig, store: Store, reporter: Reporter, ledger:
     return result
 
 
-def _seeded(config: PipelineConfig, seed: int) -> DistillConfig:
+def _seeded(config: StudentsConfig, seed: int) -> DistillConfig:
     return config.distill.model_copy(update={"seed": seed})
 
 
@@ -211,19 +211,19 @@ def run(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Run
     return RunResult(store, ingested, students, run_eval(config, store, students, reporter, ledger), ledger)
 
 
-def judge(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> Judged:
+def judge(config: StudentsConfig, seeds: Sequence[int], reporter: Reporter) -> Judged:
     """Judge students that are trained already; UsageError when one is not."""
     store = open_stored(config, reporter)
     students = [finished_run(student_folder(config, seed)) for seed in seeds]
     return run_eval(config, store, students, reporter, Ledger(Path(config.out)))
 
 
-def judge_stored(config: PipelineConfig, reporter: Reporter) -> StoredScores:
+def judge_stored(config: StudentsConfig, reporter: Reporter) -> StoredScores:
     """Judge the teachers of a store by its features alone."""
     return run_stored(config, open_stored(config, reporter), reporter, Ledger(Path(config.out)))
 
 
-def finished(config: PipelineConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
+def finished(config: StudentsConfig, seeds: Sequence[int], reporter: Reporter) -> RunResult:
     """A pipeline that was walked before, from what is on disk: nothing is made or judged.
 
     Raises:

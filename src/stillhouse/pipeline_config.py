@@ -1,12 +1,13 @@
 """A pipeline.yaml: what the sections are, where the output goes."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, model_validator
 
-from stillhouse.core.config import Config
+from stillhouse.core.config import Config, load_config, sections_of
 from stillhouse.core.errors import UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.eval.config import EvalConfig
@@ -22,8 +23,8 @@ from stillhouse.storage.remote.opening import open_store
 from stillhouse.storage.store import Store
 
 
-class PipelineConfig(Config):
-    """A pipeline.yaml: one section a verb."""
+class StudentsConfig(Config):
+    """What is done with a store that is there: the part of a pipeline.yaml that a team needs that got one."""
 
     name: str = Field(min_length=1)
     """Names the run in reports."""
@@ -32,10 +33,8 @@ class PipelineConfig(Config):
     store: str | None = None
     """Folder of the store; None: `<out>/store`. Training and judging also read one at a URL, such as s3://bucket/store."""
     remote: RemoteConfig = RemoteConfig()
-    ingest: IngestConfig
-    views: ViewPolicyConfig
-    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
-    extract: ExtractConfig = ExtractConfig()
+    teachers: tuple[TeacherConfig, ...] = ()
+    """Only judging asks them, where it shows a student images that the store has no features of."""
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
     sweep: SweepConfig | None = None
@@ -51,7 +50,7 @@ class PipelineConfig(Config):
         except UsageError as error:
             raise ValueError(str(error)) from error
         for key, asked in (("teacher", [self.distill.teacher]), ("teachers", self.distill.teachers)):
-            unknown = [one for one in asked if one not in (None, *names)]
+            unknown = [one for one in asked if names and one not in (None, *names)]
             if unknown:
                 raise ValueError(f"distill.{key} {unknown[0]!r} is not in `teachers`: {', '.join(names)}")
         return self
@@ -94,16 +93,45 @@ class PipelineConfig(Config):
         for teacher in self.teachers:
             if teacher.name == name:
                 return teacher
-        known = ", ".join(teacher.name for teacher in self.teachers)
-        raise UsageError(f"the student was trained on {name!r}, which is not in `teachers`: {known}", hint="add it")
+        known = ", ".join(teacher.name for teacher in self.teachers) or "none are there"
+        message = f"the student was trained on {name!r}, which is not in `teachers`: {known}"
+        raise UsageError(message, hint="add it: a student is judged beside its teacher, which runs for that")
 
 
-def open_stored(config: PipelineConfig, reporter: Reporter) -> Store:
+class PipelineConfig(StudentsConfig):
+    """A whole pipeline.yaml: one section a verb."""
+
+    ingest: IngestConfig
+    views: ViewPolicyConfig
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    extract: ExtractConfig = ExtractConfig()
+
+
+MAKING = ("ingest", "views", "extract")
+"""Sections that only who makes a store needs."""
+
+
+def config_from(tree: Mapping[str, Any]) -> StudentsConfig:
+    """The config of a tree that was valid once, with the sections that it has."""
+    return (PipelineConfig if any(name in tree for name in MAKING) else StudentsConfig).model_validate(tree)
+
+
+def load_students_config(path: Path, overrides: Sequence[str] = ()) -> StudentsConfig:
+    """A pipeline.yaml for the verbs that need no more than a store: it may be a whole one.
+
+    Raises:
+        UsageError: as `load_config` does.
+    """
+    whole = any(name in MAKING for name in sections_of(path, overrides))
+    return load_config(PipelineConfig if whole else StudentsConfig, path, overrides)
+
+
+def open_stored(config: StudentsConfig, reporter: Reporter) -> Store:
     """The store of a pipeline, wherever it lies."""
     return open_store(config.store_place, config.remote.reach(), reporter, expect=config.remote.expect)
 
 
-def save_resolved(config: PipelineConfig) -> None:
+def save_resolved(config: StudentsConfig) -> None:
     """Keep the config with every default filled in beside the output."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path = Path(config.out) / "pipeline.resolved.yaml"
@@ -115,6 +143,6 @@ def save_resolved(config: PipelineConfig) -> None:
         raise UsageError(message, hint="name a folder that is there or can be made") from error
 
 
-def student_folder(config: PipelineConfig, seed: int) -> Path:
+def student_folder(config: StudentsConfig, seed: int) -> Path:
     """Where the student of a seed is trained and exported."""
     return Path(config.out) / "students" / f"{config.distill.name}-seed{seed}"

@@ -11,11 +11,11 @@ from stillhouse.eval.sweep_report import SweepData, SweptStudent, SweptTrial, re
 from stillhouse.stage2_distill.sweep.config import SweepConfig
 from stillhouse.stage2_distill.sweep.space import shown
 
-from .pipeline_config import PipelineConfig
+from .pipeline_config import StudentsConfig
 from .sweep_ranks import Ranked, Swept
 
 
-def sweep_page(pipeline: PipelineConfig, swept: Swept, teacher: str) -> str:
+def sweep_page(pipeline: StudentsConfig, swept: Swept, teacher: str) -> str:
     """The HTML of what is known by now.
 
     Args:

@@ -25,7 +25,7 @@ from stillhouse.stage2_distill.watch import WATCH, Watch
 from stillhouse.storage.specs import Preprocessing
 
 from .judging import Candidate, judged_on, student_candidate, teacher_candidate
-from .pipeline_config import PipelineConfig, open_stored
+from .pipeline_config import StudentsConfig, open_stored
 
 State = Literal["done", "pruned", "diverged"]
 Enough = Callable[[int, float], bool]
@@ -75,7 +75,7 @@ class Group:
     """What is known to come of them without any work."""
 
 
-def sweep_of(pipeline: PipelineConfig) -> SweepConfig:
+def sweep_of(pipeline: StudentsConfig) -> SweepConfig:
     """The section; UsageError without one."""
     if pipeline.sweep is None:
         message = "the config has no section `sweep`"
@@ -83,12 +83,12 @@ def sweep_of(pipeline: PipelineConfig) -> SweepConfig:
     return pipeline.sweep
 
 
-def sweep_folder(pipeline: PipelineConfig) -> Path:
+def sweep_folder(pipeline: StudentsConfig) -> Path:
     """Where the students, the database, the table and the page of a sweep are."""
     return Path(pipeline.out) / "sweeps" / sweep_of(pipeline).name
 
 
-def jobs_of(pipeline: PipelineConfig, trial: Trial, config: DistillConfig) -> list[Job]:
+def jobs_of(pipeline: StudentsConfig, trial: Trial, config: DistillConfig) -> list[Job]:
     """The students of a trial, one a seed; folders are named by what decides a student, so that it is found again."""
     described = {name: value for name, value in config.described().items() if name not in MEANS | {"seed"}}
     digest, folder = config_digest(described)[:8], sweep_folder(pipeline)
@@ -102,7 +102,7 @@ def jobs_of(pipeline: PipelineConfig, trial: Trial, config: DistillConfig) -> li
 class Bench:
     """What the students of a sweep share in one process: the store, the images they are judged on, the watch."""
 
-    def __init__(self, pipeline: PipelineConfig, reporter: Reporter) -> None:
+    def __init__(self, pipeline: StudentsConfig, reporter: Reporter) -> None:
         self._pipeline, self._asked, self._reporter = pipeline, sweep_of(pipeline), reporter
         self.store = open_stored(pipeline, reporter)
         where = judged_on(pipeline, self.store)

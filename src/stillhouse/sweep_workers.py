@@ -3,6 +3,7 @@
 What is on disk is the truth: a worker may die and a student may be begun twice, it goes on from its checkpoint.
 """
 
+import json
 import secrets
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from stillhouse.core.stops import stops_wait
 from stillhouse.stage2_distill.sweep.config import LOCAL, SweepConfig
 from stillhouse.storage.places.base import is_url
 
-from .pipeline_config import PipelineConfig
+from .pipeline_config import StudentsConfig, config_from
 from .sweep_trials import Bench, Group, Job, Outcome, sweep_of
 
 SETTING = "sweep.cluster"
@@ -48,7 +49,7 @@ class Sitting:
 
 
 def on_workers(
-    groups: Iterator[Group], pipeline: PipelineConfig, reporter: Reporter
+    groups: Iterator[Group], pipeline: StudentsConfig, reporter: Reporter
 ) -> Iterator[tuple[Group, list[Outcome]]]:
     """What comes of each group, in the order in which they end. A group is taken when a worker is free to do it.
 
@@ -115,7 +116,7 @@ def run_group(sitting: Sitting, group: Group) -> list[Outcome]:
 @lru_cache(maxsize=1)
 def _bench(sitting: Sitting, device: str | None) -> Bench:
     """One a worker: the images that students are judged on are rendered once."""
-    pipeline = PipelineConfig.model_validate_json(sitting.pipeline)
+    pipeline = config_from(json.loads(sitting.pipeline))
     if device is not None:
         pipeline = pipeline.model_copy(update={"eval": _on(pipeline.eval, device)})
     return Bench(pipeline, Reporter(quiet=True))
@@ -131,7 +132,7 @@ def _on(config: Any, device: str) -> Any:
     return config.model_copy(update={"device": device}) if config.device in ("auto", "cuda") else config
 
 
-def _absolute(pipeline: PipelineConfig) -> PipelineConfig:
+def _absolute(pipeline: StudentsConfig) -> StudentsConfig:
     judging = pipeline.eval.model_copy(update={"store": pipeline.eval.store and _resolved(pipeline.eval.store)})
     paths = {"out": _resolved(pipeline.out), "store": _resolved(pipeline.store_place)}
     return pipeline.model_copy(update={**paths, "eval": judging})

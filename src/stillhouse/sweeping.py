@@ -23,17 +23,17 @@ from stillhouse.storage.seal import latest_seal
 from stillhouse.storage.signed_json import canonical_json
 
 from .ledger import Ledger, already
-from .pipeline_config import PipelineConfig
+from .pipeline_config import StudentsConfig
 from .sweep_page import sweep_page
 from .sweep_ranks import Swept, ranked
 from .sweep_trials import Bench, Group, Job, Outcome, jobs_of, left, sweep_folder, sweep_of
 
 TABLE, PAGE = "sweep.json", "sweep.html"
-Variant = Callable[[Sequence[str]], PipelineConfig]
+Variant = Callable[[Sequence[str]], StudentsConfig]
 """Overrides -> the pipeline with them, as the command line would read it."""
 
 
-def sweep(pipeline: PipelineConfig, variant: Variant, reporter: Reporter) -> Swept:
+def sweep(pipeline: StudentsConfig, variant: Variant, reporter: Reporter) -> Swept:
     """Train and judge every student that is asked for.
 
     Raises:
@@ -76,7 +76,7 @@ def sweep(pipeline: PipelineConfig, variant: Variant, reporter: Reporter) -> Swe
     return swept
 
 
-def _read_all(pipeline: PipelineConfig, variant: Variant) -> DistillConfig:
+def _read_all(pipeline: StudentsConfig, variant: Variant) -> DistillConfig:
     """Read every combination of a grid, and every value of a study, as a config before anything is trained: the first."""
     space, study = sweep_of(pipeline).space, sweep_of(pipeline).study
     values = {key: (axis.low, axis.high) if isinstance(axis, Range) else axis for key, axis in space.items()}
@@ -86,7 +86,7 @@ def _read_all(pipeline: PipelineConfig, variant: Variant) -> DistillConfig:
 
 
 def _outcomes(
-    groups: Iterator[Group], pipeline: PipelineConfig, bench: Bench, reporter: Reporter
+    groups: Iterator[Group], pipeline: StudentsConfig, bench: Bench, reporter: Reporter
 ) -> Generator[tuple[Group, list[Outcome]]]:
     """What comes of each group, in the order in which they end."""
     asked = sweep_of(pipeline)
@@ -98,7 +98,7 @@ def _outcomes(
         yield from on_workers(groups, pipeline, reporter)
 
 
-def _grid_groups(pipeline: PipelineConfig, variant: Variant) -> list[Group]:
+def _grid_groups(pipeline: StudentsConfig, variant: Variant) -> list[Group]:
     """All students of a grid, those that are to share their batches beside each other."""
     asked = sweep_of(pipeline)
     space = {key: axis for key, axis in asked.space.items() if not isinstance(axis, Range)}
@@ -122,7 +122,7 @@ def sharing(jobs: Sequence[Job], together: int) -> list[list[Job]]:
     return [same[first : first + together] for same in alike.values() for first in range(0, len(same), together)]
 
 
-def _drawn_groups(study: Study, pipeline: PipelineConfig, variant: Variant) -> Iterator[Group]:
+def _drawn_groups(study: Study, pipeline: StudentsConfig, variant: Variant) -> Iterator[Group]:
     """A study's trials: those that ended, those that an earlier sitting began, then new ones, each drawn when it is due."""
 
     def jobs(trial: Trial) -> tuple[Job, ...]:
@@ -139,7 +139,7 @@ def _drawn_groups(study: Study, pipeline: PipelineConfig, variant: Variant) -> I
         yield Group(jobs(study.draw()), drawn=True)
 
 
-def _about(pipeline: PipelineConfig, first: DistillConfig, bench: Bench) -> dict[str, Any]:
+def _about(pipeline: StudentsConfig, first: DistillConfig, bench: Bench) -> dict[str, Any]:
     """What makes the scores of two trials comparable: all that decides them beside what is drawn."""
     asked, sealed = sweep_of(pipeline), latest_seal(bench.store.root)
     if sealed is None:

@@ -43,6 +43,23 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
     Raises:
         UsageError: no such file, not YAML, an unknown key (the nearest known one is named), a value out of range.
     """
+    text, loaded = _load_tree(path, overrides)
+    try:
+        return model.model_validate(loaded)
+    except ValidationError as error:
+        keys = _keys(loaded, _first(error))
+        origin = next((override for override in reversed(overrides) if _is_about(override, keys)), None)
+        where = f"config {path}" if origin is None else f"override {origin!r}"
+        raise UsageError(f"{where}{_explain(model, error, loaded, text if origin is None else '')}") from error
+
+
+def sections_of(path: Path, overrides: Sequence[str] = ()) -> set[str]:
+    """The top-level keys of a config file with overrides applied. UsageError as for `load_config`."""
+    return {str(key) for key in _load_tree(path, overrides)[1]}
+
+
+def _load_tree(path: Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(the text of a config file, what it says with overrides applied)."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -56,13 +73,7 @@ def load_config(model: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
         raise UsageError(f"config {path}: expected a mapping of sections, got {type(loaded).__name__}")
     for override in overrides:
         _apply_override(loaded, override)
-    try:
-        return model.model_validate(loaded)
-    except ValidationError as error:
-        keys = _keys(loaded, _first(error))
-        origin = next((override for override in reversed(overrides) if _is_about(override, keys)), None)
-        where = f"config {path}" if origin is None else f"override {origin!r}"
-        raise UsageError(f"{where}{_explain(model, error, loaded, text if origin is None else '')}") from error
+    return text, loaded
 
 
 class _Loader(yaml.SafeLoader):
