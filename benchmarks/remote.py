@@ -143,7 +143,7 @@ def main() -> None:
     if why := no_nginx() or no_seaweedfs():
         raise SystemExit(why)
     shutil.rmtree(options.work, ignore_errors=True)
-    blocks, num_rounds = (8, 3) if options.quick else (32, 9)
+    blocks, num_rounds = (8, 3) if options.quick else (48, 9)
     store = make_store(options.work / "served" / "store", blocks)
     bars = Bars()
     with (
