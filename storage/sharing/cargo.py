@@ -1,5 +1,7 @@
 """What goes from a store to another place, made ready: every document in a folder, every object in a list."""
 
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,14 +49,19 @@ class Cargo:
 
 
 @contextmanager
-def ready(where: str, asked: Selection, reach: Reach, expect: str | None, reporter: Reporter) -> Iterator[Cargo]:
+def ready(
+    where: str, asked: Selection, reach: Reach, expect: str | None, reporter: Reporter, *, within: Path | None = None
+) -> Iterator[Cargo]:
     """The cargo of a store in a folder or at a URL, while the block lasts.
+
+    Args:
+        within: the `_stage` of a store, for its documents meanwhile; None: where the system keeps temporary files.
 
     Raises:
         UsageError: there is no sealed store, or it has not what was asked for.
         CorruptError: it is not what its seal says, or not what was expected.
     """
-    with tempfile.TemporaryDirectory(prefix="stillhouse-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="stillhouse-") if within is None else attempt(within) as temporary:
         if is_url(where):
             place = open_place(where, reach.access)
             card = read_card(place, reach.patience)
@@ -64,6 +71,18 @@ def ready(where: str, asked: Selection, reach: Reach, expect: str | None, report
             store = Store.open(Path(where))
             store.check_metadata()
             yield _load(Folder(store.root), store, Path(temporary, "documents"), asked, expect)
+
+
+@contextmanager
+def attempt(stage: Path) -> Iterator[str]:
+    """A folder as unfinished work has, which `gc` removes if the process cannot."""
+    folder = stage / secrets.token_hex(16)
+    try:
+        with disk_errors(folder):
+            folder.mkdir(parents=True)
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load(place: Place, store: Store, folder: Path, asked: Selection, expect: str | None) -> Cargo:

@@ -4,9 +4,11 @@ Objects come first, each whole and verified; then the documents, the root's zarr
 store that a reader would take for one. A pull that was stopped goes on; what is here already is looked at, not fetched.
 """
 
+import contextlib
 import hashlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,6 @@ from .selection import Selection
 
 THREADS = 8
 READ_BYTES = 4 << 20
-LOCKS = "_stage"
-"""Where the lock of a pull is: nobody reads there."""
 PROBE_S, PROBE_BYTES = 2.0, 64 << 20
 
 
@@ -73,36 +73,61 @@ def pull(
         BusyError: another pull is at work in `root`.
     """
     begin = time.monotonic()
-    with ready(where, asked, reach, expect, reporter) as cargo:
-        _require_own_here(root, cargo)
-        if dry_run:
+    if dry_run:
+        with ready(where, asked, reach, expect, reporter) as cargo:
+            _require_own_here(root, cargo)
             missing = [move for move in cargo.moves if not _is_here(root, move.entry)]
             reporter.say(told(cargo, missing, str(root), _rate(cargo, missing)))
             return _moved(cargo, missing, begin)
-        with only_process_in(root / LOCKS):
-            create_once(root / layout.ORIGIN, cargo.origin.to_bytes())
-            missing = [move for move in cargo.moves if not _is_here(root, move.entry)]
-            reporter.say(told(cargo, missing, str(root), _rate(cargo, missing)))
-            require_room(root, sum(move.entry.num_bytes for move in missing), f"pull {where}")
-            with reporter.task("pull", sum(move.entry.num_bytes for move in missing), "B") as task:
+    _require_free(root)
+    stage = root / layout.STAGE
+    with (
+        _gone_unless_begun(root),
+        only_process_in(stage),
+        ready(where, asked, reach, expect, reporter, within=stage) as cargo,
+    ):
+        _require_own_here(root, cargo)
+        create_once(root / layout.ORIGIN, cargo.origin.to_bytes())
+        missing = [move for move in cargo.moves if not _is_here(root, move.entry)]
+        reporter.say(told(cargo, missing, str(root), _rate(cargo, missing)))
+        require_room(root, sum(move.entry.num_bytes for move in missing), f"pull {where}")
+        with reporter.task("pull", sum(move.entry.num_bytes for move in missing), "B") as task:
 
-                def fetch(move: Move) -> None:
-                    target = regular_file(root, move.entry.path)
-                    bring(cargo.place, move.source, move.entry, target, reach.patience, task.advance)
+            def fetch(move: Move) -> None:
+                target = regular_file(root, move.entry.path)
+                bring(cargo.place, move.source, move.entry, target, reach.patience, task.advance)
 
-                in_turn(missing, fetch, threads)
-            _write_documents(root, cargo, threads)
+            in_turn(missing, fetch, threads)
+        _write_documents(root, cargo, threads)
     return _moved(cargo, missing, begin)
+
+
+@contextlib.contextmanager
+def _gone_unless_begun(root: Path) -> Iterator[None]:
+    """Leave no folder behind where nothing has come to it."""
+    try:
+        yield
+    finally:
+        if not (root / layout.LOG).exists():
+            with contextlib.suppress(OSError):
+                (root / layout.STAGE / ".lock").unlink()
+                (root / layout.STAGE).rmdir()
+                root.rmdir()
+
+
+def _require_free(root: Path) -> None:
+    """UsageError unless a folder is empty or a store."""
+    with disk_errors(root):
+        names = set(os.listdir(root)) if root.is_dir() else {root.name} if root.exists() else set()
+    if names - {layout.STAGE} and layout.LOG not in names:
+        raise UsageError(f"{root} is not empty and not a store", hint="name an empty folder")
 
 
 def _require_own_here(root: Path, cargo: Cargo) -> None:
     """UsageError unless a folder is empty, or what an earlier pull of the same has left."""
-    with disk_errors(root):
-        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-            return
-        if not root.is_dir() or not (root / layout.LOG).is_dir():
-            raise UsageError(f"{root} is not empty and not a store", hint="name an empty folder")
-    require_own(read_origin(root), cargo, str(root))
+    _require_free(root)
+    if (root / layout.LOG).is_dir():
+        require_own(read_origin(root), cargo, str(root))
 
 
 def require_own(found: Origin | None, cargo: Cargo, where: str) -> None:

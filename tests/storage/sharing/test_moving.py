@@ -344,7 +344,9 @@ def test_a_pull_that_is_killed_ends_as_the_undisturbed_one(shared: Store, tmp_pa
             ended = forks.run("pull", server.url, here)
             assert ended.status == 0, ended.err
             assert sealed(here) == sealed(shared.root)
-            assert_whole(here)
+            store = assert_whole(here)
+            collect(store, older_than_s=0)
+            assert sorted(path.name for path in (here / layout.STAGE).iterdir()) == [".lock"]
     assert kills >= 8
 
 
@@ -354,7 +356,7 @@ def test_a_push_that_is_killed_ends_as_the_undisturbed_one(
     drawn, kills = random.Random(1), 0
     access = [f"endpoint={bucket.endpoint}", "region=us-east-1", f"cache={tmp_path / 'cache'}"]
     found = {"AWS_ACCESS_KEY_ID": bucket.access_key, "AWS_SECRET_ACCESS_KEY": bucket.secret_key}
-    keys = f"import os; os.environ.update({found!r})"
+    keys = f"import os, tempfile; os.environ.update({found!r}); tempfile.tempdir = {str(tmp_path)!r}"
     url = f"s3://{bucket.name}/store"
     for _ in range(8):
         child = forks.start("push", shared.root, url, *access, "--threads", "2", prelude=keys)
