@@ -1,7 +1,9 @@
 """What of a store elsewhere is going to be read: fetched while what is here is used."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
+from stillhouse.core.errors import MissingError
 from stillhouse.storage import layout
 from stillhouse.storage.store import Store
 
@@ -35,8 +37,8 @@ def fetch_indexes_ahead(store: Store, blocks: Sequence[int]) -> None:
 
 
 def _unit(store: Store, unit: str, paths: Sequence[str]) -> None:
-    record = store.record(unit)
     assert store.objects is not None
-    for entry in record.objects if record is not None else ():
-        if entry.path in paths:
-            store.objects.ahead(entry)
+    with contextlib.suppress(MissingError):
+        for entry in store.require(unit, unit).objects:
+            if entry.path in paths:
+                store.objects.ahead(entry)

@@ -12,7 +12,7 @@ from stillhouse.core.errors import CorruptError, MissingError, UsageError
 from stillhouse.core.events import Reporter
 from stillhouse.core.stops import worker_threads
 from stillhouse.storage import foreign, layout
-from stillhouse.storage.disk import replace_file
+from stillhouse.storage.disk import disk_errors
 from stillhouse.storage.places.arrival import bring, read_whole
 from stillhouse.storage.places.base import Place
 from stillhouse.storage.places.patience import Patience
@@ -73,11 +73,11 @@ def fetch_documents(place: Place, card: Card, root: Path, patience: Patience, re
         def fetch(path: str, most: int, *, needed: bool = True) -> None:
             data = read_whole(place, path, most, patience)
             if data is not None:
-                replace_file(root / path, data)
+                _write(root / path, data)
             elif needed:
                 raise MissingError(f"{place.name}/{path} is not there", hint="ask who shared the store")
 
-        replace_file(root / layout.CARD, card.data)
+        _write(root / layout.CARD, card.data)
         fetch(layout.seal_path(card.generation), MAX_SEAL_BYTES)
         sealed = latest_seal(root)
         if sealed is None or (sealed.generation, sealed.content_sha256) != (card.generation, card.content_sha256):
@@ -98,6 +98,13 @@ def fetch_documents(place: Place, card: Card, root: Path, patience: Patience, re
                 one.result()
                 task.advance(1)
     return sealed
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Not synced: the folder is new, every document carries or has its sha256, and a damaged mirror is fetched again."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _documents(sealed: Seal) -> Iterator[tuple[str, int]]:
