@@ -105,9 +105,6 @@ def by_zarr_python(store: Store) -> Read:
 def by_zarrs(store: Store) -> Read:
     if find_spec("zarrs") is None:
         pytest.skip("zarrs is not installed: `pip install zarrs`")
-    import zarrs
-
-    assert zarrs
 
     def read(path: str) -> Array:
         with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):

@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "format.md"
 def test_the_lines_of_the_page_decode_every_codec(tmp_path: Path, name: str) -> None:
     """With few codes that are not zero, many, and with escapes."""
     store = make_store(tmp_path / "S", StoreShape(teachers={"lite0": name}, bad_rows=frozenset()))
-    reading, unpacking = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    reading, unpacking, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     lines = (unpacking + reading).replace('"S"', repr(str(store.root))).replace("[0, 5]", "[0, 2]")
     found: dict[str, Any] = {}
     exec(lines, found)  # noqa: S102 - the page is ours
