@@ -8,7 +8,7 @@ Legend: N images, T tokens, D width.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -21,6 +21,7 @@ from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
 from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.seal import content_digest
+from stillhouse.storage.signed_json import read_signed_json
 from stillhouse.storage.specs import TRAIN, TeacherSpec
 from stillhouse.storage.store import Store
 
@@ -208,6 +209,32 @@ class StoredEvaluation:
                 stored_features(self.store, teacher, view, part, num_classes, task.advance) for part in self.parts
             )
         return fit, judged
+
+
+def kept_scores(store: Store, teachers: Sequence[str], folder: Path) -> dict[str, dict[str, float]]:
+    """Top-1 by teacher and probe, as a run of `eval --stored` on this very store has kept it in its `eval` folder.
+
+    Raises:
+        UsageError: there are none, or they are of other features.
+    """
+    found = {}
+    for teacher in teachers:
+        path = folder / f"stored-{teacher}.json"
+        kept = read_signed_json(path, "remove it and run `stillhouse eval --stored` again")
+        if kept is None:
+            continue
+        spec, identity = store.teacher(teacher), kept["identity"]
+        levels = levels_read(spec)
+        digest = content_digest(_objects(store, teacher, levels, identity["parts"]["view"]))
+        if (identity["weights"], identity["features_sha256"]) != (spec.weights_sha256, digest):
+            message = f"{path} is of other features than store {store.name} has"
+            raise UsageError(message, hint="run `stillhouse eval --stored` on this store")
+        found[teacher] = {name: float(probe["scores"]["top1"]) for name, probe in kept["probes"].items()}
+    if not found:
+        raise UsageError(
+            f"{folder} has no scores of this store's teachers", hint="name the `eval` folder of `eval --stored`"
+        )
+    return found
 
 
 def _objects(store: Store, teacher: str, levels: StoredLevels, view: int) -> list[ObjectEntry]:

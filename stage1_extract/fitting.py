@@ -13,8 +13,9 @@ import numpy.typing as npt
 from stillhouse.core.errors import DataError
 from stillhouse.core.events import Reporter
 from stillhouse.storage import layout
-from stillhouse.storage.codecs import fit_codec
+from stillhouse.storage.codecs import Codec, fit_codec
 from stillhouse.storage.codecs.auto import Budget, Chosen, candidates, choose
+from stillhouse.storage.codecs.distortion import nmse
 from stillhouse.storage.specs import TRAIN, TeacherSpec
 from stillhouse.storage.writer import commit_codecs
 
@@ -27,6 +28,8 @@ FIT_ROWS = 2048
 """Views that codecs are fitted on: the first ones of view 0, of as many blocks as it takes."""
 FIT_BYTES = 1 << 30
 """Of float32 tokens; a teacher with larger ones is fitted on fewer views. They are held until their units are written."""
+ERROR_TOKENS = 1 << 12
+"""That the error of a codec is measured on: it goes into the record, for the card of the store."""
 FIT_TOKENS = 1 << 16
 """That a level is fitted on, at most: of a level with more, every so-manyth view."""
 LATER: dict[str, Any] = {"positions": None, "levels": list(DEFAULT), "statistics": "own"}
@@ -74,8 +77,15 @@ def fit_codecs(work: TeacherPass, reporter: Reporter) -> None:
         facts["chosen"] = {level: one.to_json() for level, one in chosen.items()}
         for level, one in chosen.items():
             reporter.say(f"codec of {config.name}/{level}: {one.choice}, {one.why}")
+    facts["nmse"] = {level: _error(codecs[level], tokens) for level, tokens in sample.items()}
     statistics = {level: channel_statistics(tokens) for level, tokens in sample.items()}
     commit_codecs(store, spec, codecs, statistics, facts)
+
+
+def _error(codec: Codec, tokens_NTD: Tokens) -> float:
+    """Squared error of a codec as a share of the variance, to six digits, over some of the tokens that it was fitted on."""
+    some = tokens_NTD[:: -(-tokens_NTD.shape[0] * tokens_NTD.shape[1] // ERROR_TOKENS)]
+    return float(f"{nmse(codec.decode(codec.encode(some)), some):.6g}")
 
 
 def _choose(spec: TeacherSpec, level: str, tokens: Tokens, budget: Budget, reporter: Reporter) -> Chosen:

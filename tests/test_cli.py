@@ -47,6 +47,7 @@ VERBS = (
     "verify",
     "repair",
     "gc",
+    "card",
     "pull",
     "push",
     "models",
@@ -90,6 +91,7 @@ def test_options_are_few_and_known() -> None:
         f"{verb} --{name}" for verb in ("pull", "push") for name in ("views", "columns", "blocks", "split", "share")
     }
     known |= {f"{verb} --{name}" for verb in ("pull", "push") for name in ("threads", "dry-run")}
+    known |= {"card --to", "card --scores", "card --licence"}
     known |= {"pull --expect", "verify --expect"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}
     known |= {"export --to", "export --out", "export --ema", "export --notice"}

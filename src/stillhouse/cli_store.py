@@ -69,6 +69,26 @@ def verify_verb(
     guarded(as_json, body)
 
 
+@app.command("card")
+def card_verb(
+    store: StorePlace,
+    settings: RemoteSettings = None,
+    to: Annotated[Path | None, typer.Option(help="Folder for both files; by default <store>.card beside it.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="The `eval` folder of a run of `eval --stored`.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the images, such as CC-BY-4.0; a store does not know it.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a store is, for people (README.md) and for catalogues (croissant.json)."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.carding import card_folder, write_card
+
+        found = opened(store, settings, None, reporter)
+        return EXIT_OK, write_card(found, to or card_folder(found, store), scores, licence, reporter)
+
+    guarded(as_json, body)
+
+
 @app.command("gc")
 def gc_verb(
     store: StoreArgument,

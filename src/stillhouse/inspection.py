@@ -11,6 +11,7 @@ from rich.text import Text
 from stillhouse.core.cores import num_cores
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK
 from stillhouse.core.events import Reporter, printable, results_console
+from stillhouse.core.licences import licence_warnings
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
 from stillhouse.storage.deep import deep_problems, pixel_problems
@@ -47,6 +48,7 @@ def inspect_store(store: Store) -> dict[str, Any]:
         "block_samples": store.plan.block_samples,
         "views": store.spec.views,
         "teachers": [_teacher(store, spec.name, sizes, found) for spec in store.teachers()],
+        "warnings": [line for spec in store.teachers() for line in licence_warnings(spec.name, spec.licence)],
         "bytes": dict(sorted(sizes.items())),
         "total_bytes": sum(sizes.values()),
         "objects": sum(len(record.objects) for record in found),
@@ -125,6 +127,8 @@ def _inspection_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
             size = shape["bytes_per_token"]
             stored = "nothing stored yet" if size is None else f"{size:,.0f} bytes a token on disk"
             yield "", f"{level}: {shape['tokens']} x {shape['dim']}, {shape['codec'] or teacher['codec']}, {stored}"
+    for warning in facts["warnings"]:
+        yield "mind", warning
     for column, num_bytes in facts["bytes"].items():
         yield "bytes", f"{num_bytes:>15,}  {column}"
     yield "", f"{facts['total_bytes']:>15,}  in {facts['objects']:,} objects"

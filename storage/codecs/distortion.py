@@ -95,6 +95,12 @@ def measure(choice: str, codec: Codec, tokens_NTD: Tokens, spectrum: Spectrum | 
     )
 
 
+def nmse(decoded_NTD: npt.NDArray[np.floating], exact_NTD: Tokens) -> float:
+    """Squared error as a share of the variance about the mean token."""
+    exact = exact_NTD.astype(np.float64)
+    return _share(decoded_NTD.astype(np.float64) - exact, exact - exact.mean(axis=(0, 1)))
+
+
 def _share(error_NTD: npt.NDArray[np.float64], centred_NTD: npt.NDArray[np.float64]) -> float:
     return float((error_NTD**2).sum() / max((centred_NTD**2).sum(), 1e-300))
 

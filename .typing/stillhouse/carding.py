@@ -1,0 +1,1 @@
+../../src/stillhouse/carding.py
