@@ -74,19 +74,15 @@ def content_digest(objects: list[ObjectEntry]) -> str:
 
 
 def facts_digest(store: Store, found: list[Record]) -> str:
-    """sha256 over what is said of a store and is in none of its objects: spec, plan, teachers, the facts of records.
+    """sha256 over what is said of a store and is in none of its objects: spec, plan, the facts of records.
 
-    Which attempt made a unit, and how long it took, does not enter.
+    A codec's record has the sha256 of its teacher's spec. Which attempt made a unit, and how long it took, does not enter.
     """
     said: dict[str, Any] = {
         "spec": store.spec.model_dump(mode="json"),
         "plan": store.plan.model_dump(mode="json"),
         **{f"unit {record.unit}": record.facts for record in found},
     }
-    for record in found:
-        kind, _, name = record.unit.partition("/")
-        if kind == "codecs":
-            said[f"teacher {name}"] = store.teacher(name).entry()
     digest = hashlib.sha256()
     for what in sorted(said):
         digest.update(f"{what} {hashlib.sha256(canonical_json(said[what])).hexdigest()}\n".encode())
