@@ -48,6 +48,7 @@ VERBS = (
     "repair",
     "gc",
     "card",
+    "merge",
     "pull",
     "push",
     "models",
@@ -91,6 +92,7 @@ def test_options_are_few_and_known() -> None:
         f"{verb} --{name}" for verb in ("pull", "push") for name in ("views", "columns", "blocks", "split", "share")
     }
     known |= {f"{verb} --{name}" for verb in ("pull", "push") for name in ("threads", "dry-run")}
+    known |= {"merge --dry-run"}
     known |= {"card --to", "card --scores", "card --licence"}
     known |= {"pull --expect", "verify --expect"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}

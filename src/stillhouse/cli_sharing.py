@@ -1,4 +1,4 @@
-"""Verbs of the command line that move stores: `pull` and `push`."""
+"""Verbs of the command line that move stores: `pull`, `push` and `merge`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +91,44 @@ def push_verb(
         asked, remote = _selection(views, columns, blocks, split, share), remote_of(settings)
         found = push(folder, target, asked, remote.reach(), reporter, threads=threads, dry_run=dry_run)
         return _told("push", found, target, dry_run, reporter)
+
+    guarded(as_json, body)
+
+
+@app.command("merge")
+def merge_verb(
+    store: Annotated[Path, typer.Argument(help="The folder of the store that grows.")],
+    other: StorePlace,
+    settings: RemoteSettings = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring into a store what another one has: teachers, views, other samples. No object of either changes."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.storage.remote.opening import open_store
+        from stillhouse.storage.sharing.merge import merge
+
+        remote = remote_of(settings)
+        found = merge(
+            store, open_store(other, remote.reach(), reporter, expect=remote.expect), reporter, dry_run=dry_run
+        )
+        told = f"{found.units:,} units of work, {found.num_bytes / 1e6:,.1f} MB"
+        grown = f", {found.num_blocks:,} blocks of other samples" if found.num_blocks else ""
+        grown += f", {found.num_views:,} more views" if found.num_views else ""
+        grown += f", teacher {', '.join(found.teachers)}" if found.teachers else ""
+        reporter.say(f"merge: {told}{grown} {'would come' if dry_run else 'came'} from {other}")
+        if found.missing:
+            reporter.say(f"merge: {found.missing:,} units have no features yet: `stillhouse extract` makes them")
+        facts: dict[str, Any] = {
+            "units": found.units,
+            "bytes": found.num_bytes,
+            "blocks": found.num_blocks,
+            "views": found.num_views,
+        }
+        facts |= {"teachers": list(found.teachers), "missing": found.missing}
+        sealed = {} if found.seal is None else {"content_sha256": found.seal.content_sha256}
+        return EXIT_OK, {**facts, **sealed}
 
     guarded(as_json, body)
 
