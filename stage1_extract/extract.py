@@ -39,6 +39,8 @@ def extract(store: Store, config: TeacherConfig, run: ExtractConfig, reporter: R
         SpecMismatchError: the store holds another teacher, or another setting of it, under that name.
         CorruptError: a view renders to other pixels than were recorded: another Pillow or damaged images.
     """
+    if config.name in store.dropped:
+        store.teacher(config.name)  # which says what helps
     extend(store)
     num_units = len(store.plan.blocks_of(TRAIN)) * store.spec.num_views
     record = codecs_record(store, config.name)

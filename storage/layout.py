@@ -16,6 +16,7 @@ PLAN = f"{LOG}/plan.json"
 ID = f"{LOG}/id.json"
 CARD = "zarr.json"
 """The root's metadata, with a card for people."""
+DROPPED = f"{LOG}/dropped"
 ORIGIN = f"{LOG}/origin.json"
 """Which store this is a copy or a part of."""
 UNITS = f"{LOG}/units"
@@ -85,6 +86,11 @@ def teacher_path(teacher: str) -> str:
 def record_path(unit: str) -> str:
     """The decision record of a unit of work."""
     return f"{UNITS}/{unit}.json"
+
+
+def dropped_path(teacher: str) -> str:
+    """The note that a teacher is no part of the store any more."""
+    return f"{DROPPED}/{teacher}.json"
 
 
 def redo_path(unit: str) -> str:

@@ -12,6 +12,7 @@ from stillhouse.core.errors import CorruptError, MissingError
 from . import foreign, layout
 from .commit import publish_decided
 from .disk import create_once, names_in, replace_file
+from .dropped import dropped_teachers, is_of
 from .growth import RESTORE, read_growths
 from .records import ObjectEntry, Record, read_record
 from .signed_json import canonical_json, read_json, read_signed_json, signed_json
@@ -138,7 +139,8 @@ def seal(store: Store) -> Seal:
     root = store.root
     while True:
         last = latest_seal(root)
-        found = records(root)
+        dropped = dropped_teachers(root)
+        found = [record for record in records(root) if not is_of(record.unit, dropped)]
         growths = len(read_growths(root))  # after the records: a growth is decided before its units
         _publish_staged(root, found)
         objects = sorted((entry for record in found for entry in record.objects), key=lambda entry: entry.path)

@@ -27,6 +27,7 @@ from .codecs import Codec, load_codec
 from .commit import publish_decided
 from .crc import CRC_BYTES, without_crc
 from .disk import create_once, disk_errors, names_in
+from .dropped import TAKE_BACK, dropped_teachers
 from .extent import commit_layout
 from .features import Features
 from .growth import RESTORE, Generation, Growth, generations, grown, read_growths, require_begun
@@ -59,6 +60,7 @@ class Store:
     ) -> None:
         self.root, self.begun, self.growths, self.objects = root, (spec, plan), tuple(growths), objects
         self.spec, self.plan = grown(spec, plan, growths)
+        self.dropped = dropped_teachers(root)  # what is dropped later is still read
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str | int, ...], Any] = OrderedDict()
@@ -120,7 +122,9 @@ class Store:
         growths = self.growths if num_growths <= len(self.growths) else read_growths(self.root)
         if num_growths > len(growths):
             raise MissingError(f"{self.root / layout.growth_path(num_growths)} is not there", hint=RESTORE)
-        return Store(self.root, *self.begun, growths[:num_growths], self.objects)
+        found = Store(self.root, *self.begun, growths[:num_growths], self.objects)
+        found.dropped = self.dropped
+        return found
 
     @property
     def name(self) -> str:
@@ -132,9 +136,7 @@ class Store:
         """Its blocks, by when they were planned."""
         return generations(self.spec, self.plan, self.growths)
 
-    def check_metadata(self, *, damaged: bool = False) -> None:
-        """Hold every zarr.json against the rules of `storage/zarr_rules.py`, see `metadata.check_metadata`."""
-        check_metadata(self, damaged=damaged)
+    check_metadata = check_metadata
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
@@ -299,7 +301,7 @@ class Store:
 
     def teachers(self) -> list[TeacherSpec]:
         """Every teacher with a spec in the store, by name."""
-        return [self.teacher(name) for name in self.teacher_names("teachers")]
+        return [self.teacher(name) for name in self.teacher_names("teachers") if name not in self.dropped]
 
     def teacher_names(self, folder: str) -> list[str]:
         """The names of the JSON files in a folder of `_log`."""
@@ -317,6 +319,8 @@ class Store:
             MissingError, CorruptError: it is gone although its codecs are here, or not the spec they were made with.
         """
         path = self.root / layout.teacher_path(layout.check_name(name, "teacher"))
+        if name in self.dropped:
+            raise UsageError(f"teacher {name!r} was dropped from store {self.name}", hint=TAKE_BACK)
         value = read_signed_json(path, RESTORE, root=self.root, max_bytes=foreign.MAX_SPEC_BYTES)
         unit = layout.codecs_unit(name)
         codecs = None if noted_redo(self.root, unit) else self.record(unit)
@@ -333,7 +337,8 @@ class Store:
 
     def has_teacher(self, name: str) -> bool:
         """True when a teacher of that name has a spec."""
-        return (self.root / layout.teacher_path(layout.check_name(name, "teacher"))).exists()
+        there = (self.root / layout.teacher_path(layout.check_name(name, "teacher"))).exists()
+        return there and name not in self.dropped
 
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Enter a teacher; SpecMismatchError when another one has that name."""

@@ -197,7 +197,7 @@ def _check_teachers(store: Store) -> Iterator[Problem]:
     unreadable = {problem.unit for problem in read_records(store.root)[1]}
     for name in teacher_names(store.root):
         try:
-            if layout.codecs_unit(name) not in unreadable:
+            if layout.codecs_unit(name) not in unreadable and name not in store.dropped:
                 store.teacher(name)
         except CorruptError as error:
             yield Problem(SEAL, layout.teacher_path(name), error.message, error.hint)

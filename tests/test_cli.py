@@ -48,6 +48,7 @@ VERBS = (
     "repair",
     "gc",
     "card",
+    "drop",
     "merge",
     "pull",
     "push",
@@ -92,7 +93,7 @@ def test_options_are_few_and_known() -> None:
         f"{verb} --{name}" for verb in ("pull", "push") for name in ("views", "columns", "blocks", "split", "share")
     }
     known |= {f"{verb} --{name}" for verb in ("pull", "push") for name in ("threads", "dry-run")}
-    known |= {"merge --dry-run"}
+    known |= {"merge --dry-run", "drop --undo", "gc --dropped"}
     known |= {"card --to", "card --scores", "card --licence"}
     known |= {"pull --expect", "verify --expect"}
     known |= {"gc --older-than", "gc --dry-run", "doctor --hub"}

@@ -89,6 +89,23 @@ def card_verb(
     guarded(as_json, body)
 
 
+@app.command("drop")
+def drop_verb(
+    store: StoreArgument,
+    teacher: Annotated[str, typer.Argument(help="Its name in the store.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Take a teacher that was dropped back.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Seal a store without one of its teachers. Its objects stay until `gc --dropped`."""
+
+    def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
+        from stillhouse.inspection import drop_teacher
+
+        return EXIT_OK, drop_teacher(store, teacher, undo, reporter)
+
+    guarded(as_json, body)
+
+
 @app.command("gc")
 def gc_verb(
     store: StoreArgument,
@@ -96,14 +113,19 @@ def gc_verb(
         float | None, typer.Option(min=0, metavar="HOURS", help="Default: 24, or twice the longest unit if longer.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Also remove teachers that were dropped, for good.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what interrupted work has left in a store and nothing names."""
 
     def body(reporter: "Reporter") -> tuple[int, dict[str, Any]]:
-        from stillhouse.inspection import collect_store
+        from stillhouse.inspection import collect_store, free_dropped
 
-        return collect_store(store, older_than, dry_run, reporter)
+        freed = free_dropped(store, dry_run, reporter) if dropped else {}
+        code, facts = collect_store(store, older_than, dry_run, reporter)
+        return code, facts | freed
 
     guarded(as_json, body)
 

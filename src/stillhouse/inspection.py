@@ -15,8 +15,9 @@ from stillhouse.core.licences import licence_warnings
 from stillhouse.storage import layout
 from stillhouse.storage.collect import collect, collected_line
 from stillhouse.storage.deep import deep_problems, pixel_problems
+from stillhouse.storage.dropped import drop, free, take_back
 from stillhouse.storage.records import Record
-from stillhouse.storage.seal import latest_seal, records, store_id
+from stillhouse.storage.seal import latest_seal, records, seal, store_id
 from stillhouse.storage.sharing.origin import read_origin
 from stillhouse.storage.sharing.selection import Selection
 from stillhouse.storage.store import Store
@@ -282,3 +283,28 @@ def collect_store(
         "older_than_hours": found.min_age_s / 3600,
     }
     return EXIT_OK, facts
+
+
+def drop_teacher(root: Path, teacher: str, undo: bool, reporter: Reporter) -> dict[str, Any]:
+    """Drop a teacher, or take it back, and seal the store as it is then."""
+    store = Store.open(root)
+    if undo:
+        take_back(store, teacher)
+    else:
+        drop(store, teacher)
+    sealed = seal(Store.open(root))
+    what = "taken back into" if undo else "no part any more of"
+    kept = "" if undo else "; its objects stay for who has an earlier seal open, until `stillhouse gc --dropped`"
+    reporter.say(f"drop: teacher {teacher} is {what} {root}, sealed as {sealed.content_sha256[:12]}{kept}")
+    pin = f"sha256:{sealed.root_sha256}"
+    return {"teacher": teacher, "dropped": not undo, "content_sha256": sealed.content_sha256, "pin": pin}
+
+
+def free_dropped(root: Path, dry_run: bool, reporter: Reporter) -> dict[str, Any]:
+    """Remove the teachers that were dropped for good."""
+    freed = free(Store.open(root), records(root), dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    for teacher in freed.teachers:
+        reporter.say(f"{verb}: teacher {teacher}")
+    reporter.say(f"dropped teachers: {freed.num_objects:,} objects, {freed.num_bytes:,} bytes {verb}")
+    return {"dropped_teachers": list(freed.teachers), "dropped_bytes": freed.num_bytes}
