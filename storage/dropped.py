@@ -70,7 +70,7 @@ def take_back(store: "Store", teacher: str) -> None:
 def free(store: "Store", records: "list[Record]", *, dry_run: bool = False) -> Freed:
     """Remove records and objects of the teachers that were dropped. The same call goes on after a kill.
 
-    Records go first: an object that none names is what `gc` removes anyway. The note goes last.
+    Records go first: an object that none names is what `gc` removes anyway. The note goes last. Seal the store before.
 
     Args:
         records: every record of the store.
