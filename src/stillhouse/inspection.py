@@ -304,7 +304,9 @@ def free_dropped(root: Path, dry_run: bool, reporter: Reporter) -> dict[str, Any
     """Remove the teachers that were dropped for good."""
     store = Store.open(root)
     if not dry_run and latest_seal(root) is not None:
-        seal(store)  # a `drop` that was killed has not come to it: the last seal names nothing that is going to be freed
+        seal(
+            store
+        )  # a `drop` that was killed has not come to it: the last seal names nothing that is going to be freed
     freed = free(store, records(root), dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for teacher in freed.teachers:

@@ -27,19 +27,21 @@ def read_whole(place: Place, path: str, most: int, patience: Patience) -> bytes 
         RemoteError: the place does not give it.
     """
 
-    def read() -> bytes | None:
-        pieces = place.stream(path)
-        if pieces is None:
-            return None
-        data = bytearray()
-        for piece in pieces:
-            data += piece
-            if len(data) > most:
-                message = f"{place.name}/{path} is larger than {most} bytes"
-                raise CorruptError(message, hint="is that a store? ask who shared it")
-        return bytes(data)
+    return patience.ask(f"{place.name}/{path}", lambda: read_once(place, path, most))
 
-    return patience.ask(f"{place.name}/{path}", read)
+
+def read_once(place: Place, path: str, most: int) -> bytes | None:
+    """As `read_whole`, asked for once: raises `Passing` when the place cannot say now."""
+    pieces = place.stream(path)
+    if pieces is None:
+        return None
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > most:
+            message = f"{place.name}/{path} is larger than {most} bytes"
+            raise CorruptError(message, hint="is that a store? ask who shared it")
+    return bytes(data)
 
 
 def bring(

@@ -15,11 +15,12 @@ from stillhouse.storage import foreign, layout
 from stillhouse.storage.disk import disk_errors
 from stillhouse.storage.places.arrival import read_whole
 from stillhouse.storage.places.base import WritablePlace, is_url, open_place
+from stillhouse.storage.places.decision import decide
 from stillhouse.storage.places.patience import Passing, Patience
 from stillhouse.storage.remote.opening import Reach
 
 from .cargo import Cargo, ready
-from .origin import parsed
+from .origin import Origin, parsed
 from .part import Move
 from .pull import READ_BYTES, THREADS, Moved, in_turn, pull, require_own, told
 from .selection import Selection
@@ -76,10 +77,7 @@ def _require_own_there(place: WritablePlace, cargo: Cargo, patience: Patience) -
     """UsageError unless a place is empty, or what an earlier push of the same has left."""
     data = read_whole(place, layout.ORIGIN, foreign.MAX_SPEC_BYTES, patience)
     if data is not None:
-        where = f"{place.name}/{layout.ORIGIN}"
-        body = foreign.mapping(foreign.parse_json(data, where), where, "the note of origin")
-        body.pop("self_sha256", None)
-        require_own(parsed(body, where), cargo, place.name)
+        require_own(_origin(data, f"{place.name}/{layout.ORIGIN}"), cargo, place.name)
     elif patience.ask(place.name, lambda: place.told(layout.CARD)) is not None:
         require_own(None, cargo, place.name)
 
@@ -97,11 +95,17 @@ def _missing(place: WritablePlace, cargo: Cargo, patience: Patience, threads: in
 
 
 def _claim(place: WritablePlace, cargo: Cargo, patience: Patience) -> None:
-    """Note whose copy comes here, before the first object does."""
-    data = cargo.origin.to_bytes()
-    created = patience.ask(f"{place.name}/{layout.ORIGIN}", lambda: place.create(layout.ORIGIN, data))
-    if not created:  # by us, when the answer was lost; by an earlier push; or by somebody else's just now
-        _require_own_there(place, cargo, patience)
+    """Note whose copy comes here, before the first object does; it may be somebody else's just now."""
+    where, data = f"{place.name}/{layout.ORIGIN}", cargo.origin.to_bytes()
+    found = decide(place, layout.ORIGIN, data, foreign.MAX_SPEC_BYTES, patience)
+    if found != data:
+        require_own(_origin(found, where), cargo, place.name)
+
+
+def _origin(data: bytes, where: str) -> Origin:
+    body = foreign.mapping(foreign.parse_json(data, where), where, "the note of origin")
+    body.pop("self_sha256", None)
+    return parsed(body, where)
 
 
 def _require_whole(file: Path, move: Move) -> None:
