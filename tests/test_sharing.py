@@ -8,7 +8,8 @@ import yaml
 from seaweedfs import Bucket
 
 from stillhouse.core.errors import EXIT_CORRUPT, EXIT_OK, EXIT_USAGE
-from stillhouse.storage.seal import latest_seal
+from stillhouse.storage.seal import latest_seal, read_seal
+from stillhouse.storage.store import Store
 from stillhouse.testing import run_here
 
 
@@ -100,4 +101,33 @@ def test_push_pull_and_train(
     ended = run_here(
         "distill", theirs(str(tmp_path / "part")), f"out={tmp_path / 'cls'}", "distill.objectives={token: 1.0}"
     )
+    assert ended.status == EXIT_OK, ended.err
+
+
+def test_a_team_adds_its_own_teacher_from_the_stored_images_alone(
+    finished: Path, pipeline: Path, tmp_path: Path
+) -> None:
+    """And more views; the images' source is gone. Who opened the store before reads it as it was."""
+    store = tmp_path / "store"
+    assert run_here("pull", finished / "store", store).status == EXIT_OK
+    before, was = Store.open(store), latest_seal(store)
+    assert was is not None
+    config = yaml.safe_load(pipeline.read_text())
+    config["ingest"]["source"]["path"] = str(tmp_path / "gone")
+    config["teachers"] = [{**config["teachers"][0], "name": "ours", "codec": "int8"}, config["teachers"][0]]
+    config |= {"out": str(tmp_path / "out"), "store": str(store)}
+    config["views"]["num"] = 3
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text(yaml.safe_dump(config))
+    ended = run_here("extract", theirs)
+    assert ended.status == EXIT_OK, ended.err
+    found = Store.open(store)
+    assert [teacher.name for teacher in found.teachers()] == ["ours", "tiny"] and found.spec.num_views == 3
+    assert run_here("verify", store).status == EXIT_OK
+    assert read_seal(store, was.generation) == was
+    for entry in was.objects:
+        if not entry.path.endswith("/zarr.json"):
+            assert (store / entry.path).read_bytes() == (finished / "store" / entry.path).read_bytes()
+    assert before.spec.num_views == 2 and before.features("tiny", "cls").read(1, 0).shape[0] == 8
+    ended = run_here("distill", theirs, "distill.teacher=ours", "distill.name=ours", "distill.epochs=1")
     assert ended.status == EXIT_OK, ended.err
