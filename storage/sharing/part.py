@@ -19,6 +19,7 @@ from stillhouse.storage.store import Store
 from stillhouse.storage.zarr_rules import grows
 
 from .origin import Origin
+from .renaming import renamed
 from .selection import Chosen, Selection
 
 
@@ -146,40 +147,30 @@ class _Making:
 
     def _block(self, block: int, was: int) -> None:
         images = self._store.require(layout.images_unit(was), f"images of block {was}")
-        names = {layout.images_path(was): layout.images_path(block), layout.index_path(was): layout.index_path(block)}
-        self._moved(images, layout.images_unit(block), names, images.facts)
+        self._moved(images, layout.images_unit(block), {was: block})
         if self._store.plan.blocks[was].split != TRAIN:
             return
         for view in range(self._chosen.num_views):
-            record = self._store.record(layout.views_unit(view, was))
-            if record is not None and self._was_sealed(record):
-                names = {
-                    layout.params_chunk(view, was): layout.params_chunk(view, block),
-                    layout.hash_chunk(view, was): layout.hash_chunk(view, block),
-                }
-                self._moved(record, layout.views_unit(view, block), names, record.facts)
+            self._moved(self._store.record(layout.views_unit(view, was)), layout.views_unit(view, block), {was: block})
             for teacher, levels in self._chosen.levels.items():
-                self._features(teacher, levels, view, block, was)
+                self._features(teacher, levels, view, {was: block})
 
-    def _features(self, teacher: str, levels: tuple[str, ...], view: int, block: int, was: int) -> None:
+    def _features(self, teacher: str, levels: tuple[str, ...], view: int, blocks: dict[int, int]) -> None:
+        ((was, block),) = blocks.items()
         record = self._store.record(layout.features_unit(teacher, view, was))
-        if record is None or not self._was_sealed(record):
-            return  # a teacher that has not seen all of them yet
-        names = {
-            layout.features_chunk(teacher, level, view, was): layout.features_chunk(teacher, level, view, block)
-            for level in levels
-        }
-        facts = dict(record.facts)
-        if "fingerprints" in facts:
-            facts["fingerprints"] = {level: facts["fingerprints"][level] for level in levels}
-        self._moved(record, layout.features_unit(teacher, view, block), names, facts)
+        if record is not None:
+            facts, folders = dict(record.facts), tuple(f"{layout.features_array(teacher, one)}/" for one in levels)
+            if "fingerprints" in facts:
+                facts["fingerprints"] = {level: facts["fingerprints"][level] for level in levels}
+            kept = tuple(entry for entry in record.objects if entry.path.startswith(folders))
+            record = replace(record, objects=kept, facts=facts)
+        self._moved(record, layout.features_unit(teacher, view, block), blocks)
 
-    def _was_sealed(self, record: Record) -> bool:
-        return any(entry.path in self._known for entry in record.objects)
-
-    def _moved(self, record: Record, unit: str, names: dict[str, str], facts: dict[str, Any]) -> None:
-        entries = [self._move(entry, names[entry.path]) for entry in record.objects if entry.path in names]
-        self._record(replace(record, unit=unit), entries, facts)
+    def _moved(self, record: Record | None, unit: str, blocks: dict[int, int]) -> None:
+        """A unit under its new name; nothing where it was not sealed: a teacher that has not seen all of them yet."""
+        if record is not None and any(entry.path in self._known for entry in record.objects):
+            entries = [self._move(entry, renamed(entry.path, blocks)) for entry in record.objects]
+            self._record(replace(record, unit=unit), entries, record.facts)
 
     def _move(self, entry: ObjectEntry, path: str) -> ObjectEntry:
         if self._known.get(entry.path) != entry:

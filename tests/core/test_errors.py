@@ -52,6 +52,7 @@ def test_kinds_are_the_promised_ones() -> None:
         "BusyError": ("busy", 5),
         "ResourceError": ("resource", 6),
         "DivergedError": ("diverged", 6),
+        "RemoteError": ("remote", 6),
         "Preempted": ("preempted", 8),
     }
     assert len({kind.kind for kind in ALL}) == len(ALL)
