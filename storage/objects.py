@@ -14,6 +14,9 @@ class Objects(Protocol):
     def bring(self, entry: ObjectEntry) -> Path:
         """A file here of the size and sha256 of `entry`; it may go again at any time."""
 
+    def bring_again(self, entry: ObjectEntry) -> Path:
+        """As `bring`, after the file that was here turned out to be damaged or gone."""
+
     def ahead(self, entry: ObjectEntry) -> None:
         """It is going to be asked for."""
 

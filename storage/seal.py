@@ -181,12 +181,15 @@ def root_metadata(store: Store, sealed: Seal | None) -> bytes:
     if sealed is None:
         return canonical_json(layout.group_metadata())
     store = store.at(sealed.growths)
+    pinned = (
+        {"sha256": sealed.root_sha256} if sealed.facts_sha256 else {}
+    )  # seals of earlier versions are told as they were
     codecs = [entry.path.split("/") for entry in sealed.objects if entry.path.endswith("/codecs/zarr.json")]
     facts = {
         "store_id": store_id(store.root),
         "format_version": layout.FORMAT_VERSION,
         "spec_sha256": store.spec.sha256(),
-        "seal": {"generation": sealed.generation, "content_sha256": sealed.content_sha256},
+        "seal": {"generation": sealed.generation, "content_sha256": sealed.content_sha256, **pinned},
         "teachers": sorted(parts[1] for parts in codecs),
         "samples": store.plan.num_samples,
     }

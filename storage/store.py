@@ -166,9 +166,10 @@ class Store:
         """What `use` returns for the file of an object, which is brought here first where the store lies elsewhere."""
         if self.objects is None or entry.path.endswith("/zarr.json"):  # metadata is a document: it is always here
             return use(foreign.regular_file(self.root, entry.path))
-        with contextlib.suppress(MissingError):  # it had to go between: a cache is bounded
+        try:
             return use(self.objects.bring(entry))
-        return use(self.objects.bring(entry))
+        except CorruptError:  # it is damaged here, or had to go between: a cache is bounded
+            return use(self.objects.bring_again(entry))
 
     def cached(self, key: tuple[str | int, ...], make: Callable[[], R]) -> R:
         """What `make` returned for this key: a small least-recently-used cache of open files and parsed indexes.
@@ -290,12 +291,11 @@ class Store:
                 data = foreign.read_capped(place, entry.num_bytes, hint)
             if data is None:
                 raise MissingError(f"{path} is not there", hint=hint)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise CorruptError(f"{path} does not match the sha256 in its record", hint=hint)
             return data
 
-        data = self.opened(entry, read)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise CorruptError(f"{path} does not match the sha256 in its record", hint=hint)
-        return data
+        return self.opened(entry, read)
 
     # --- teachers and features -----------------------------------------------------------------------------------
 

@@ -132,6 +132,12 @@ class RemoteObjects:
                 return coming.result()
         return self.cache.bring(self.place, entry, self._patience)
 
+    def bring_again(self, entry: ObjectEntry) -> Path:
+        """As `bring`, after the file that was here turned out to be damaged or gone."""
+        with disk_errors(self.cache.folder):
+            self.cache.path(entry.sha256).unlink(missing_ok=True)
+        return self.bring(entry)
+
     def ahead(self, entry: ObjectEntry) -> None:
         """Begin to fetch an object that is going to be asked for. What goes wrong is told when it is."""
         with self._lock:

@@ -74,7 +74,8 @@ def _mirror(place: Place, reach: Reach, reporter: Reporter) -> Path:
     """The folder with the documents of the store that is at a place now. They are fetched once for a seal."""
     card = read_card(place, reach.patience)
     stores = reach.folder / "stores"
-    mirror = stores / f"{hashlib.sha256(place.name.encode()).hexdigest()[:16]}-{card.content_sha256[:32]}"
+    digests = (hashlib.sha256(data).hexdigest() for data in (place.name.encode(), card.data))
+    mirror = stores / "-".join(digest[:32] for digest in digests)  # the card names the seal, and so all that there is
     with one_at_a_time(stores):
         if mirror.is_dir():
             try:

@@ -52,7 +52,8 @@ def test_generations_count_up_and_stay(own_store: Store) -> None:
         sealed = seal(own_store)
         assert sealed.generation == number == latest_seal(own_store.root).generation  # type: ignore[union-attr]
         card = json.loads((own_store.root / "zarr.json").read_bytes())["attributes"]["stillhouse"]
-        assert card["seal"] == {"generation": number, "content_sha256": sealed.content_sha256}
+        pinned = {"content_sha256": sealed.content_sha256, "sha256": sealed.root_sha256}
+        assert card["seal"] == {"generation": number, **pinned}
         assert f"teacher-{number}" in card["teachers"]
     assert [path.name for path in sorted((own_store.root / layout.SEALS).iterdir())] == [
         "0001.json",

@@ -16,7 +16,7 @@ import zarr
 
 from stillhouse.core.errors import CorruptError, MissingError, SpecMismatchError, StillhouseError, UsageError
 from stillhouse.storage import layout
-from stillhouse.storage.seal import records, seal
+from stillhouse.storage.seal import latest_seal, records, seal
 from stillhouse.storage.signed_json import signed_json
 from stillhouse.storage.specs import BlockPlan, StorePlan
 from stillhouse.storage.store import Store
@@ -45,7 +45,10 @@ def test_the_root_is_a_group_with_a_card(random_store: Store) -> None:
     assert isinstance(card, dict)
     assert card["format_version"] == 1 and card["samples"] == 9 and card["teachers"] == ["tiny", "tiny-int8"]
     assert card["spec_sha256"] == SHAPE.spec.sha256()
-    assert card["seal"] == {"generation": 1, "content_sha256": verify(random_store).content_sha256}
+    sealed = latest_seal(random_store.root)
+    assert sealed is not None and sealed.content_sha256 == verify(random_store).content_sha256
+    pinned = {"content_sha256": sealed.content_sha256, "sha256": sealed.root_sha256}
+    assert card["seal"] == {"generation": 1, **pinned}
 
 
 def test_every_array_opens_with_the_promised_shape_and_names(random_store: Store) -> None:

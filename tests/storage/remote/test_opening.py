@@ -298,6 +298,30 @@ def test_it_stays_within_its_bound_and_reading_goes_on(shared: Store, tmp_path: 
             assert sum(path.stat().st_size for path in files_of(tmp_path / "c")) <= most * 17 / 16
 
 
+def test_an_object_that_is_damaged_here_is_fetched_again(shared: Store, reach: Reach) -> None:
+    with StaticServer(shared.root) as server:
+        found = open_store(server.url, reach, QUIET)
+        assert_reads_the_same(found, shared)
+        for path in files_of(reach.folder):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data if len(data) < 2000 else data[:-1])
+        again = open_store(server.url, reach, QUIET)
+        for block in shared.plan.blocks_of(TRAIN):
+            assert list(again.samples(block)) == list(shared.samples(block))
+            np.testing.assert_array_equal(again.view_params(0, block), shared.view_params(0, block))
+
+
+def test_other_words_about_the_same_objects_are_another_mirror(own_store: Store, reach: Reach) -> None:
+    """A store that is shared anew with the same objects, and a record that says something else, is not read from the old mirror."""
+    with StaticServer(own_store.root) as server:
+        old = open_store(server.url, reach, QUIET)
+        rewritten(own_store.root, layout.record_path("codecs/tiny"), lambda body: body["facts"].update(more="words"))
+        now = seal(Store.open(own_store.root))
+        new = open_store(server.url, reach, QUIET, expect=now.root_sha256)
+        assert new.root != old.root and sealed(new).content_sha256 == sealed(old).content_sha256
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     cache = ObjectCache(tmp_path, 10**9)
     for number in range(10):
