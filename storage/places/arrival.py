@@ -81,7 +81,7 @@ def bring(
                 file.write(piece)
                 digest.update(piece)
             if came < entry.num_bytes:
-                raise Passing(f"{where}: {came} bytes of {entry.num_bytes} came")
+                raise Passing(f"{came} bytes of {entry.num_bytes} came")
             if digest.hexdigest() != entry.sha256:
                 raise _Different(f"sha256 {digest.hexdigest()[:12]} came, its record says {entry.sha256[:12]}")
 
@@ -110,7 +110,7 @@ def difference(place: Place, entry: ObjectEntry, patience: Patience) -> str:
         if came < entry.num_bytes:
             told = place.told(entry.path)
             if told is None or told.num_bytes == entry.num_bytes:
-                raise Passing(f"{place.name}/{entry.path}: {came} bytes of {entry.num_bytes} came")
+                raise Passing(f"{came} bytes of {entry.num_bytes} came")
             return f"{told.num_bytes} bytes, expected {entry.num_bytes}"
         if digest.hexdigest() != entry.sha256:
             return f"sha256 {digest.hexdigest()[:12]}, expected {entry.sha256[:12]}"

@@ -81,7 +81,7 @@ class Bucket:
 
         created = self._require(path, self._ask(path, put))
         if not created and self.told(path) is None:  # S3 says so too while another request about the key is under way
-            raise Passing(f"{self.name}/{path}: there and not there")
+            raise Passing("there and not there")
         return created
 
     def _require(self, path: str, done: bool | None) -> bool:
@@ -106,7 +106,7 @@ class Bucket:
         except (self._errors.NotSupportedError, self._errors.UnknownConfigurationKeyError) as error:
             raise RemoteError(f"{where}: {_said(error)}", hint="use another place for the store") from error
         except (self._errors.BaseError, OSError) as error:
-            raise Passing(f"{where}: {_said(error)}") from error
+            raise Passing(_said(error)) from error
 
 
 def _said(error: BaseException) -> str:

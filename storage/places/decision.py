@@ -27,7 +27,7 @@ def decide(place: WritablePlace, path: str, data: bytes, most: int, patience: Pa
             created = False  # or it was, and the answer is lost
         found = data if created else read_once(place, path, most)
         if found is None:
-            raise Passing(f"{place.name}/{path} is neither created nor there")
+            raise Passing("it is neither created nor there")
         return found
 
     return patience.ask(f"{place.name}/{path}", once)

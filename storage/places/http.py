@@ -57,9 +57,9 @@ class HttpServer:
                 yield piece
             whole = not answer.length  # a body that ends early: `read` of so many bytes does not say so
             if not whole:
-                raise Passing(f"{self.name}/{path}: the answer ended {answer.length} bytes early")
+                raise Passing(f"the answer ended {answer.length} bytes early")
         except (OSError, http.client.HTTPException) as error:
-            raise Passing(f"{self.name}/{path}: {_said(error)}") from error
+            raise Passing(_said(error)) from error
         finally:
             if not whole:
                 self._hang_up()
@@ -76,7 +76,7 @@ class HttpServer:
             if isinstance(error, ssl.SSLCertVerificationError):
                 message = f"{where}: its certificate is not trusted: {error.verify_message}"
                 raise RemoteError(message, hint="ask who runs the server") from error
-            raise Passing(f"{where}: {_said(error)}") from error
+            raise Passing(_said(error)) from error
         if answer.status == 200:
             self._require_plain(answer, where)
             return answer
@@ -91,7 +91,7 @@ class HttpServer:
         if answer.status in GONE:
             return None
         if answer.status >= 500 or answer.status in BUSY:
-            raise Passing(f"{where}: the server answers {answer.status} {answer.reason}", _retry_after(answer))
+            raise Passing(f"the server answers {answer.status} {answer.reason}", _retry_after(answer))
         if 300 <= answer.status < 400:
             target = redacted(answer.getheader("Location", ""))
             message = f"{where}: the server sends us on to {target}"

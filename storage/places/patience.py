@@ -14,6 +14,9 @@ from stillhouse.core.errors import RemoteError
 
 R = TypeVar("R")
 
+TELL_AFTER = 3
+"""Failures: fewer are a hiccup."""
+
 
 class Passing(Exception):
     """A place did not answer, or not whole, or not now. What was asked for may have happened.
@@ -33,12 +36,14 @@ class Patience:
 
     Args:
         wait: what waits, in seconds; tests wait otherwise.
+        tell: is told, once for what is asked, that it takes longer.
     """
 
     tries: int = 8
     first_s: float = 0.25
     most_s: float = 20.0
     wait: Callable[[float], None] = time.sleep
+    tell: Callable[[str], None] | None = None
 
     def ask(self, what: str, action: Callable[[], R]) -> R:
         """What `action` returns in the end.
@@ -51,6 +56,8 @@ class Patience:
                 return action()
             except Passing as error:
                 last = error
+            if number + 1 == TELL_AFTER and self.tell is not None:
+                self.tell(f"{what}: {last}; asking again, {self.tries} times in all")
             if number + 1 < self.tries:
                 self.wait(self.pause(number, last.after_s))
         message = f"{what}: asked {self.tries} times, at last: {last}"

@@ -5,7 +5,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stillhouse.core.errors import CorruptError
@@ -41,6 +41,10 @@ class Reach:
     def folder(self) -> Path:
         return self.cache or default_cache()
 
+    def telling(self, reporter: Reporter) -> "Reach":
+        """The same, and whoever waits for a place is told so."""
+        return replace(self, patience=replace(self.patience, tell=reporter.say))
+
 
 def open_store(where: str, reach: Reach, reporter: Reporter, *, expect: str | None = None) -> Store:
     """The store in a folder or at a URL. Of one elsewhere the documents are fetched now, objects when they are read.
@@ -61,7 +65,7 @@ def open_store(where: str, reach: Reach, reporter: Reporter, *, expect: str | No
             assert sealed is not None
             require_sealed(store, sealed, where)
         return store
-    place = open_place(where, reach.access)
+    place, reach = open_place(where, reach.access), reach.telling(reporter)
     mirror = _mirror(place, reach, reporter)
     cache = ObjectCache(reach.folder, int(reach.cache_gb * GB))
     store = Store.open(mirror, RemoteObjects(place, cache, reach.patience))

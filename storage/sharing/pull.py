@@ -20,6 +20,7 @@ from stillhouse.storage import layout
 from stillhouse.storage.disk import create_once, disk_errors, only_process_in, replace_file
 from stillhouse.storage.foreign import regular_file
 from stillhouse.storage.places.arrival import bring
+from stillhouse.storage.places.patience import Passing
 from stillhouse.storage.records import ObjectEntry
 from stillhouse.storage.remote.opening import Reach
 from stillhouse.storage.room import require_room
@@ -72,7 +73,7 @@ def pull(
         RemoteError: the place does not answer.
         BusyError: another pull is at work in `root`.
     """
-    begin = time.monotonic()
+    begin, reach = time.monotonic(), reach.telling(reporter)
     if dry_run:
         with ready(where, asked, reach, expect, reporter) as cargo:
             _require_own_here(root, cargo)
@@ -159,11 +160,12 @@ def _rate(cargo: Cargo, missing: list[Move]) -> float | None:
         return None
     largest = max(missing, key=lambda move: move.entry.num_bytes)
     begin, came = time.monotonic(), 0
-    for piece in cargo.place.stream(largest.source) or ():
-        came += len(piece)
-        if time.monotonic() - begin > PROBE_S:
-            break
-    return came / max(time.monotonic() - begin, 1e-9)
+    with contextlib.suppress(Passing):  # then what came until then tells
+        for piece in cargo.place.stream(largest.source) or ():
+            came += len(piece)
+            if time.monotonic() - begin > PROBE_S:
+                break
+    return came / max(time.monotonic() - begin, 1e-9) or None
 
 
 def told(cargo: Cargo, missing: list[Move], where: str, rate: float | None) -> str:

@@ -47,7 +47,7 @@ def push(
         raise UsageError(f"push takes a folder, got {root}", hint="pull it to a folder first")
     if not is_url(where):
         return pull(str(root), Path(where), asked, reach, reporter, threads=threads, dry_run=dry_run)
-    begin, place = time.monotonic(), open_place(where, reach.access)
+    begin, place, reach = time.monotonic(), open_place(where, reach.access), reach.telling(reporter)
     if not isinstance(place, WritablePlace):
         raise UsageError(
             f"{place.name} only gives files", hint="push to the folder that its server serves, or to a bucket"
@@ -126,7 +126,7 @@ def _write(place: WritablePlace, path: str, file: Path, sha256: str, patience: P
         place.write(path, file, sha256)
         found = place.told(path)
         if found is None or found.num_bytes != size:
-            raise Passing(f"{place.name}/{path} is not there whole after it was written")
+            raise Passing("it is not there whole after it was written")
         if found.sha256 != sha256:
             message = f"{place.name}/{path}: the place does not keep the note of its sha256"
             raise RemoteError(message, hint="a bucket has to keep metadata (x-amz-meta-…)")

@@ -289,14 +289,15 @@ def test_waits_grow_and_are_drawn() -> None:
 
 
 def test_a_last_try_is_not_waited_for() -> None:
-    waits: list[float] = []
+    waits, told = list[float](), list[str]()
 
     def fail() -> None:
         raise Passing("not now", after_s=2)
 
     with pytest.raises(RemoteError, match="it: asked 3 times, at last: not now"):
-        Patience(3, wait=waits.append).ask("it", fail)
+        Patience(3, wait=waits.append, tell=told.append).ask("it", fail)
     assert len(waits) == 2 and min(waits) >= 2
+    assert told == ["it: not now; asking again, 3 times in all"]
 
 
 def test_puts_that_are_answered_late(keys: SeaweedBucket, tmp_path: Path) -> None:

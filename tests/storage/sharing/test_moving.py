@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -171,6 +172,19 @@ def test_it_says_what_it_is_going_to_move(shared: Store, tmp_path: Path, capsys:
     again = pull(str(shared.root), tmp_path / "here", Selection(views=1), LOCAL, Reporter())
     assert (again.moved_objects, again.moved_bytes) == (0, 0)
     assert f"0 objects, 0.0 MB ({found.num_objects} of {found.num_objects} are there)" in capsys.readouterr().err
+
+
+def test_the_rate_is_told_beforehand(
+    shared: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the place gives in a moment; one that gives nothing then is no error yet."""
+    monkeypatch.setattr("stillhouse.storage.sharing.pull.PROBE_BYTES", 1)
+    with StaticServer(shared.root) as server, FaultProxy(server.url) as proxy:
+        pull(proxy.url, tmp_path / "a", EVERYTHING, LOCAL, Reporter(), dry_run=True)
+        assert re.search(r"MB, about \d+ s at \d+ MB/s", capsys.readouterr().err)
+        proxy.plan = always(Reset(), about=lambda request: request.path.endswith(".tar"))
+        pull(proxy.url, tmp_path / "a", Selection(columns=()), LOCAL, Reporter(), dry_run=True)
+        assert "MB/s" not in capsys.readouterr().err
 
 
 def test_what_is_in_the_way(shared: Store, tmp_path: Path) -> None:
