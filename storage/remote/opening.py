@@ -1,10 +1,12 @@
 """Opening a store wherever it lies."""
 
+import contextlib
 import hashlib
+import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from stillhouse.storage.places.patience import Patience
 from stillhouse.storage.seal import latest_seal
 from stillhouse.storage.store import Store
 
-from .cache import ObjectCache, RemoteObjects, default_cache
+from .cache import DEAD_S, ObjectCache, RemoteObjects, default_cache
 from .documents import Card, fetch_documents, read_card
 from .pin import require_pinned, require_sealed
 
 GB = 10**9
+UNUSED_S = 90 * 86_400.0
+"""Since a mirror was opened last, until it goes; a training that is longer opens it anew after each stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ def _mirror(place: Place, reach: Reach, reporter: Reporter) -> Path:
         if mirror.is_dir():
             try:
                 Store.open(mirror).check_metadata()
+                os.utime(mirror)
                 return mirror
             except CorruptError as error:
                 reporter.say(
@@ -93,10 +98,21 @@ def _mirror(place: Place, reach: Reach, reporter: Reporter) -> Path:
                     shutil.rmtree(mirror)
         with fetched(place, card, stores, reach.patience, reporter) as fresh:
             publish_folder(fresh, mirror)
+        _remove_unused(stores)
     return mirror
 
 
-@contextmanager
+def _remove_unused(stores: Path) -> None:
+    """Mirrors that nobody has opened for long, and what processes that were killed have left."""
+    now = time.time()
+    for folder in stores.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            unused_s = now - folder.stat().st_mtime
+            if folder.is_dir() and unused_s > (DEAD_S if folder.name.startswith(".") else UNUSED_S):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def fetched(place: Place, card: Card, beside: Path, patience: Patience, reporter: Reporter) -> Iterator[Path]:
     """A folder in `beside` with the documents of the store at a place, checked; gone afterwards unless it was moved."""
     fresh = beside / f".{secrets.token_hex(8)}"

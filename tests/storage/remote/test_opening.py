@@ -373,6 +373,24 @@ def test_a_damaged_mirror_is_fetched_again(shared: Store, reach: Reach) -> None:
         assert_reads_the_same(open_store(server.url, reach, QUIET), shared)
 
 
+def test_mirrors_that_nobody_opens_go(shared: Store, own_store: Store, reach: Reach) -> None:
+    with StaticServer(shared.root) as server, StaticServer(own_store.root) as other:
+        unused = open_store(server.url, reach, QUIET).root
+        used = open_store(server.url, reach, QUIET).root
+        assert used == unused
+        left = unused.with_name(".left")
+        left.mkdir()
+        for folder in (unused, left):
+            os.utime(folder, (0, 0))
+        open_store(server.url, reach, QUIET)  # it is opened, so it stays
+        fresh = open_store(other.url, reach, QUIET).root
+        assert unused.is_dir() and fresh.is_dir() and not left.exists()
+        os.utime(unused, (0, 0))
+        shutil.rmtree(fresh)
+        open_store(other.url, reach, QUIET)
+        assert not unused.exists()
+
+
 def test_a_store_that_grew_is_a_store_of_its_own(own_store: Store, reach: Reach) -> None:
     """Who opened the old seal goes on reading it; who opens now gets the new one, and fetches only what is new."""
     with StaticServer(own_store.root) as server, FaultProxy(server.url) as proxy:
