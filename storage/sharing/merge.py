@@ -5,7 +5,7 @@ they get new numbers; no byte of an object changes but of the metadata of arrays
 are. Everything is committed as any unit is: what is decided here stays, and the same command goes on after a kill.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -25,6 +25,7 @@ from stillhouse.storage.seal import Seal, latest_seal, seal
 from stillhouse.storage.signed_json import canonical_json
 from stillhouse.storage.specs import TRAIN, BlockPlan, TeacherSpec, spec_differences
 from stillhouse.storage.store import Store
+from stillhouse.storage.writer import keys_digest
 from stillhouse.storage.zarr_rules import grows
 
 from .renaming import renamed
@@ -54,8 +55,10 @@ class Merged:
 def merge(root: Path, other: Store, reporter: Reporter, *, dry_run: bool = False) -> Merged:
     """Bring what `other` has sealed into the store at `root`.
 
+    All that can be refused is looked at before anything is written: a store that has grown by blocks stays so.
+
     Raises:
-        UsageError: `other` was never sealed.
+        UsageError: `other` was never sealed, or lacks images in its seal; a teacher of it was dropped here.
         SpecMismatchError: views are drawn otherwise, or a teacher or its codecs are others under one name.
         DataError: a sample of the other store is here already, in another block or with other pixels.
         CorruptError: an object of the other store is not what was sealed.
@@ -68,23 +71,27 @@ def merge(root: Path, other: Store, reporter: Reporter, *, dry_run: bool = False
     require_sealed(other, sealed, other.name)
     other = other.at(sealed.growths)
     _require_like(store, other)
-    added = [block for block in other.plan.blocks if _identity(block) not in _numbers(store)]
+    here = _numbers(store)
+    added = [number for number, block in enumerate(other.plan.blocks) if _identity(block) not in here]
+    units = _Units(store, other, sealed)
+    units.require_sealed_images(added)
     _require_new(store, other, added)
     more_views = max(0, other.spec.num_views - store.spec.num_views)
     new = [spec.name for spec in other.teachers() if not store.has_teacher(spec.name)]
-    if not dry_run:
-        require_writable(root)
-        store = _grown(store, other, added, reporter)
-        extend(store)
-    units = _Units(store, other, sealed, planned=dry_run)
     for spec in other.teachers():
-        units.teacher(spec)
+        units.require_same_codecs(spec)
     todo = list(units.missing())
     num_bytes = sum(entry.num_bytes for record, _ in todo for entry in record.objects)
     found = Merged(len(todo), num_bytes, len(added), more_views, tuple(new), 0, None)
     if dry_run:
         return found
+    require_writable(root)
     require_room(root, num_bytes, f"merge {other.name}")
+    store = _grown(store, other, added, reporter)
+    extend(store)
+    units = _Units(store, other, sealed)
+    for spec in other.teachers():
+        units.bring_teacher(spec)
     with reporter.task("merge", num_bytes, "B") as task:
         for record, unit in todo:
             units.take(record, unit)
@@ -102,6 +109,8 @@ def _require_like(store: Store, other: Store) -> None:
         message = f"store {other.name} was made otherwise than store {store.name}: {'; '.join(differing)}"
         raise SpecMismatchError(message, hint="only stores of the same views and block size are merged")
     for spec in other.teachers():
+        if spec.name in store.dropped:
+            store.teacher(spec.name)  # which says what helps
         if store.has_teacher(spec.name):
             differing = list(spec_differences(store.teacher(spec.name).deciding(), spec.deciding()))
             if differing:
@@ -118,27 +127,33 @@ def _numbers(store: Store) -> dict[tuple[str, str], int]:
     return {_identity(block): number for number, block in enumerate(store.plan.blocks)}
 
 
-def _require_new(store: Store, other: Store, added: list[BlockPlan]) -> None:
-    """DataError if a sample of a block that is to be added is here already."""
+def _require_new(store: Store, other: Store, added: Sequence[int]) -> None:
+    """DataError if a sample of a block that is to be added is here already, or in an earlier block of these."""
     if not added:
         return
     keys = {sample.key for block in range(len(store.plan.blocks)) for sample in store.samples(block)}
-    for block, planned in enumerate(other.plan.blocks):
-        for sample in other.samples(block) if planned in added else ():
+    for block in added:
+        samples = other.samples(block)
+        if keys_digest(sample.key for sample in samples) != other.plan.blocks[block].keys_sha256:
+            message = f"{layout.index_path(block)} of store {other.name} holds other samples than its plan says"
+            raise CorruptError(message, hint=f"run `stillhouse verify {other.name}`")
+        for sample in samples:
             if sample.key in keys:
                 message = f"image {sample.key!r} of store {other.name} is in store {store.name} too, in another block"
                 raise DataError(
                     message, hint="stores are merged by whole blocks: make both with one plan, or of other images"
                 )
+            keys.add(sample.key)
 
 
-def _grown(store: Store, other: Store, added: list[BlockPlan], reporter: Reporter) -> Store:
-    """The store with the other's blocks and views planned."""
+def _grown(store: Store, other: Store, added: Sequence[int], reporter: Reporter) -> Store:
+    """The store with the other's blocks and views planned. Blocks keep saying what they were ingested with."""
     asked = []
     if other.spec.num_views > store.spec.num_views:
         asked.append(Growth(views=other.spec.num_views))
-    if added:
-        asked.append(Growth(blocks=tuple(added), ingest=other.spec.ingest))
+    for one in other.generations:
+        if blocks := tuple(other.plan.blocks[block] for block in added if block in one.blocks):
+            asked.append(Growth(blocks=blocks, ingest=one.ingest))
     for growth in asked:
         number = len(store.growths) + 1
         add_growth(store.root, number, growth)
@@ -176,8 +191,8 @@ def _pieces(store: Store, entry: ObjectEntry) -> Iterator[bytes]:
 class _Units:
     """The units of another store, under the numbers that their blocks have here."""
 
-    def __init__(self, store: Store, other: Store, sealed: Seal, *, planned: bool) -> None:
-        self._store, self._other, self._planned = store, other, planned
+    def __init__(self, store: Store, other: Store, sealed: Seal) -> None:
+        self._store, self._other = store, other
         self._sealed = {entry.path: entry for entry in sealed.objects}
         here, last = _numbers(store), len(store.plan.blocks)
         self._blocks: dict[int, int] = {}
@@ -185,24 +200,36 @@ class _Units:
             self._blocks[block] = here.get(_identity(plan), last)
             last += self._blocks[block] == last
 
-    def teacher(self, spec: TeacherSpec) -> None:
-        """Enter a teacher with its codecs; where it is here, its codecs must be the same.
+    def require_sealed_images(self, blocks: Sequence[int]) -> None:
+        """UsageError if the images of one of these blocks came after the seal, or are still to come."""
+        for block in blocks:
+            record = self._other.record(layout.images_unit(block))
+            if record is None or not self._is_sealed(record):
+                message = f"the images of block {block} of store {self._other.name} are not in its seal"
+                raise UsageError(message, hint="let its `ingest` end and run `stillhouse extract` there: it seals")
+
+    def bring_teacher(self, spec: TeacherSpec) -> None:
+        """Enter a teacher with its codecs.
 
         Raises:
-            SpecMismatchError: they are others.
+            SpecMismatchError: it has others here, if only since a moment ago.
         """
         unit = layout.codecs_unit(spec.name)
-        theirs, ours = self._other.require(unit, unit), self._store.record(unit)
-        if ours is not None:
-            had = {entry.path: entry.sha256 for entry in ours.objects}
-            for entry in theirs.objects:
-                if not is_document(entry.path) and had.get(entry.path) != entry.sha256:
-                    message = f"{entry.path} of store {self._other.name} is not that of store {self._store.name}"
-                    hint = "features of codecs that were fitted apart are not mixed: extract with this store's teacher"
-                    raise SpecMismatchError(message, hint=hint)
-        elif not self._planned:
+        if self._store.record(unit) is None:
             self._store.add_teacher(spec)
-            self._commit(theirs, unit)
+            self._commit(self._other.require(unit, unit), unit)
+        self.require_same_codecs(spec)
+
+    def require_same_codecs(self, spec: TeacherSpec) -> None:
+        """SpecMismatchError where the teacher is here with other codecs."""
+        unit = layout.codecs_unit(spec.name)
+        theirs, ours = self._other.require(unit, unit), self._store.record(unit)
+        had = {} if ours is None else {entry.path: entry.sha256 for entry in ours.objects}
+        for entry in theirs.objects if ours is not None else ():
+            if not is_document(entry.path) and had.get(entry.path) != entry.sha256:
+                message = f"{entry.path} of store {self._other.name} is not that of store {self._store.name}"
+                hint = "features of codecs that were fitted apart are not mixed: extract with this store's teacher"
+                raise SpecMismatchError(message, hint=hint)
 
     def missing(self) -> Iterator[tuple[Record, str]]:
         """(record there, unit here) of what is sealed there and undecided here, each after what it rests on.
@@ -220,18 +247,23 @@ class _Units:
 
     def _unit(self, unit: str, here: str) -> Iterator[tuple[Record, str]]:
         theirs = self._other.record(unit)
-        if theirs is None or not all(self._sealed.get(entry.path) == entry for entry in theirs.objects):
+        if theirs is None or not self._is_sealed(theirs):
             return
-        ours = self._store.record(here) if not self._planned or self._is_here(here) else None
+        ours = self._store.record(here)
         if ours is None:
             yield theirs, here
-        elif unit.startswith("images/"):
-            self._require_same_images(int(unit.rpartition("/")[2]), int(here.rpartition("/")[2]))
-        elif unit.startswith("views/"):
-            self._require_same_view(theirs, ours)
+        else:
+            self._require_same(theirs, ours)
 
-    def _is_here(self, unit: str) -> bool:
-        return int(unit.rpartition("/")[2]) < len(self._store.plan.blocks)
+    def _is_sealed(self, theirs: Record) -> bool:
+        return all(self._sealed.get(entry.path) == entry for entry in theirs.objects)
+
+    def _require_same(self, theirs: Record, ours: Record) -> None:
+        """What features rest on must be the same; of features themselves, ours stay."""
+        if theirs.unit.startswith("images/"):
+            self._require_same_images(*(int(record.unit.rpartition("/")[2]) for record in (theirs, ours)))
+        elif theirs.unit.startswith("views/"):
+            self._require_same_view(theirs, ours)
 
     def _require_same_images(self, block: int, here: int) -> None:
         for theirs, ours in zip(self._other.samples(block), self._store.samples(here), strict=True):
@@ -246,11 +278,15 @@ class _Units:
                 raise SpecMismatchError(message, hint="their views were drawn or rendered otherwise: extract anew")
 
     def take(self, record: Record, unit: str) -> None:
-        """Commit a unit of the other store here."""
-        if self._store.record(unit) is None:
-            self._commit(record, unit)
+        """Commit a unit of the other store here.
 
-    def _commit(self, record: Record, unit: str) -> None:
+        Raises:
+            DataError, SpecMismatchError: another process has decided it meanwhile, otherwise.
+        """
+        self._require_same(record, self._store.record(unit) or self._commit(record, unit))
+
+    def _commit(self, record: Record, unit: str) -> Record:
+        """The record that won, which may be another process's."""
         with Attempt(self._store.root, unit) as attempt:
             for entry in record.objects:
                 path = renamed(entry.path, self._blocks)
@@ -258,7 +294,7 @@ class _Units:
                     attempt.add(path, [canonical_json(self._metadata(record.unit, entry.path))])
                 else:
                     self._require_whole(attempt.add(path, _pieces(self._other, entry)), entry)
-            attempt.commit(record.facts)
+            return attempt.commit(record.facts)
 
     def _metadata(self, unit: str, path: str) -> Mapping[str, object]:
         metadata = self._other.metadata(unit, path)
