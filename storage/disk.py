@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from io import FileIO
+from io import BufferedWriter
 from pathlib import Path
 
 from stillhouse.core.errors import BusyError, ResourceError
@@ -97,14 +97,18 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def arriving(path: Path) -> Iterator[FileIO]:
-    """A new file that is given its name, durably, when the block is done; nothing of it stays when the block fails."""
+def arriving(path: Path) -> Iterator[BufferedWriter]:
+    """A new file that is given its name, durably, when the block is done; nothing of it stays when the block fails.
+
+    Buffered: an unbuffered write takes what there is room for, and says so by a count alone.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            with open(temporary, "xb", buffering=0) as file:
+            with open(temporary, "xb") as file:
                 yield file
+                file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:

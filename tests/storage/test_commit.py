@@ -604,3 +604,21 @@ print(" ".join(log))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     #            object, its folder, _stage, the record's bytes, decide, its folder, publish, its folder
     assert done.stdout.split() == ["fsync", "fsync", "fsync", "fsync", "link", "fsync", "rename", "fsync"]
+
+
+def test_a_file_that_has_no_room_for_its_last_piece_gets_no_name(tmp_path: Path) -> None:
+    """The system writes what there is room for, and says so only by a count: a file must not be given its name short."""
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from stillhouse.storage.disk import arriving\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with arriving(Path(sys.argv[1])) as file:\n"
+        "    file.write(bytes(1500))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "file"], capture_output=True, text=True, check=False
+    )
+    assert "no space left while writing" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
